@@ -1,0 +1,102 @@
+# Everything a person or CI does with a checkout. `make demo` and `make test` prepare whatever they need, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.NOTPARALLEL:
+
+PYTHON ?= python3
+# Passed to the tool behind a target: make test ARGS="tests/gateway -k settings"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .make
+NATIVE := build/native
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev
+TEST_PACKAGES := curl nghttp2-client openssl
+SANITIZE_PACKAGES :=
+FUZZ_PACKAGES := clang
+BENCH_PACKAGES := wrk nghttp2-client
+IMAGE_PACKAGES := buildah debootstrap
+
+# $(call install,PACKAGES): installs those Debian packages that are missing, and asks for nothing when none is.
+define install
+missing=(); for package in $(1); do \
+  dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); done; \
+if (( $${#missing[@]} )); then \
+  command -v apt-get >/dev/null || { echo "install what provides: $${missing[*]}" >&2; exit 1; }; \
+  echo "installing $${missing[*]}"; \
+  $(SUDO) apt-get update -qq && \
+  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; fi
+endef
+
+.PHONY: help
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+.PHONY: setup
+setup: $(STAMPS)/demo native ## prepare .venv with the sluice command
+
+.PHONY: demo
+demo: setup ## train two small models, serve them, print what to try
+	@exec $(BIN)/sluice demo $(ARGS)
+
+.PHONY: test
+test: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## run all tests
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/dev native ## ruff, mypy --strict, cython-lint
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/cython-lint kernels
+
+.PHONY: native
+native: $(STAMPS)/venv ## build what changed of the native modules
+	@if [ ! -f $(NATIVE)/build.ninja ] || [ $(NATIVE)/build.ninja -ot $(STAMPS)/venv ]; then \
+	  cmake -S kernels -B $(NATIVE) -G Ninja -DSLUICE_IN_PLACE=ON -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+	    >$(STAMPS)/cmake.log || { cat $(STAMPS)/cmake.log; exit 1; }; fi
+	@cmake --build $(NATIVE) | { grep -vE 'no work to do|Re-checking|Re-running' || true; }
+
+# The package itself: a path to the checkout; the native modules are built above, where ninja knows what changed.
+$(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/venv
+	@echo "installing Python packages ($*)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	  -C wheel.cmake=false -C editable.mode=inplace -e '.[$*]'
+	@touch $@
+
+$(STAMPS)/venv: | $(STAMPS)/system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: make setup PYTHON=python3.11" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'scikit-build-core>=0.10' 'cython>=3.1'
+	@touch $@
+
+# A Debian python3 comes without venv and without headers; any other is expected to be whole.
+$(STAMPS)/system: | $(STAMPS)/
+	@$(call install,$(SYSTEM_PACKAGES) $$(case "$$(readlink -f "$$(command -v $(PYTHON))")" in \
+	  (/usr/bin/*|'') echo python3 python3-venv python3-dev;; esac))
+	@touch $@
+
+$(STAMPS)/test-packages: | $(STAMPS)/
+	@$(call install,$(TEST_PACKAGES))
+	@touch $@
+
+# promtool alone: the package that carries it would start a Prometheus server.
+$(BIN)/promtool: | $(STAMPS)/venv
+	@if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; else \
+	  echo "fetching promtool"; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; chmod 755 "$$work"; \
+	  $(SUDO) apt-get update -qq; (cd "$$work" && apt-get download -qq prometheus >/dev/null); \
+	  dpkg-deb --fsys-tarfile "$$work"/prometheus_*.deb | tar -xO ./usr/bin/promtool >"$$work/promtool"; \
+	  install -m 755 "$$work/promtool" $@; fi
+
+$(STAMPS)/:
+	@mkdir -p $@
+
+.PHONY: clean
+clean: ## remove what was built, .venv included
+	rm -rf $(VENV) $(STAMPS) build dist demo fuzz-work kernels/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

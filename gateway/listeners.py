@@ -1,0 +1,142 @@
+"""A bound port and its connections: accepts, counts, ticks, drains. Knows no protocol beyond what a connection can be
+told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from gateway.settings import TlsSettings
+
+_log = logging.getLogger("sluice.listeners")
+
+TICK_SECONDS = 1.0
+BACKLOG = 4096
+
+
+class Connection(Protocol):
+    """`kernels.http1.Http1Protocol` and `kernels.http2.Http2Protocol`."""
+
+    def tick(self, now: float) -> None:
+        """Enforces the connection's own time limits."""
+
+    def drain(self) -> None:
+        """Finishes what is in flight, says so to the client, and closes."""
+
+    def close_now(self) -> None:
+        """Closes whatever is in flight."""
+
+
+ConnectionFactory = Callable[[Callable[[Any], None]], Connection]
+"""Makes the protocol of a new connection; the argument is to be called with it once it has closed."""
+
+
+class Listener:
+    """One port. Every connection is in `connections` from accept to close."""
+
+    def __init__(
+        self, name: str, make: ConnectionFactory, *, max_connections: int, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._name = name
+        self._make = make
+        self._max_connections = max_connections
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = 0
+        # Set while nothing is connected, so that a drain can wait for it.
+        self._empty = asyncio.Event()
+        self._empty.set()
+        # Changed by accept and close only.
+        self.connections: set[Connection] = set()
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None, "this is a bug: the port of a listener that was not started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self, host: str, port: int) -> None:
+        """OSError when the address cannot be bound."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            cast(Callable[[], asyncio.BaseProtocol], self._accept), host, port, ssl=self._tls, backlog=BACKLOG
+        )
+        self._timer = loop.call_later(TICK_SECONDS, self._tick)
+
+    def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def drain(self) -> None:
+        """Tells every connection to finish and close."""
+        for connection in tuple(self.connections):
+            connection.drain()
+
+    async def wait_empty(self) -> None:
+        await self._empty.wait()
+
+    def close(self) -> None:
+        """Closes the port and every connection. Idempotent."""
+        self.stop_accepting()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for connection in tuple(self.connections):
+            connection.close_now()
+
+    def _accept(self) -> Connection | Refusal:
+        if len(self.connections) >= self._max_connections:
+            self._refused += 1
+            return Refusal()
+        connection = self._make(self._closed)
+        self.connections.add(connection)
+        self._empty.clear()
+        return connection
+
+    def _closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        now = time.monotonic()
+        for connection in tuple(self.connections):
+            connection.tick(now)
+        if self._refused:
+            _log.warning(
+                "connections refused",
+                extra={
+                    "action": "connections-refused",
+                    "listener": self._name,
+                    "refused": self._refused,
+                    "limit": self._max_connections,
+                },
+            )
+            self._refused = 0
+
+
+class Refusal(asyncio.Protocol):
+    """The connection that is one too many: closed as soon as it is there."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+def server_context(settings: TlsSettings, alpn: str) -> ssl.SSLContext | None:
+    """The TLS context of a listener that speaks `alpn`; None while no certificate is set. OSError or ssl.SSLError when a
+    file cannot be read."""
+    if settings.certificate_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.certificate_file, settings.private_key_file)
+    context.set_alpn_protocols([alpn])
+    if settings.client_ca_file is not None:
+        context.load_verify_locations(settings.client_ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED if settings.require_client_certificate else ssl.CERT_OPTIONAL
+    return context

@@ -1,0 +1,440 @@
+"""Which versions to load and unload: a plain object that is told what exists and what happened, and returns actions.
+
+It owns every deployment's state and knows no file, worker, task or clock. The rule it keeps: a READY version leaves
+only when all versions that are wanted instead are READY, or when its model is not wanted at all; so a broken version
+never disturbs a good one, and one that takes over does so before the other leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from gateway.deployments import (
+    CHANGED_IN_PLACE,
+    UNLOADED,
+    Action,
+    Backoff,
+    Deployment,
+    Event,
+    IndexRow,
+    Level,
+    Load,
+    Revision,
+    Unload,
+    Verify,
+)
+from gateway.errors import ConfigError
+from gateway.lifecycle import State, Step, after
+from gateway.model_config import WrittenConfig, parse
+from gateway.model_config_checks import check_served
+from gateway.pb.model_config_pb2 import ModelConfig
+from gateway.serving_plan import companion_names
+from registry.errors import InvalidPolicy
+from registry.policy import All, Latest, Specific, VersionPolicy
+from registry.sources import ModelListing, Snapshot, VersionListing
+
+
+@dataclass
+class _Model:
+    name: str
+    listing: ModelListing | None = None
+    """None: not in the source (any more)."""
+    settled: _Settled | None = None
+    """The last configuration that could be read."""
+    override: WrittenConfig | None = None
+    """Given with a load request, in place of config.pbtxt."""
+    problem: str = ""
+    """Why what the source holds cannot be followed."""
+    is_requested: bool = False
+    deployments: list[Deployment] = field(default_factory=list)
+
+    def in_state(self, *states: State) -> list[Deployment]:
+        return [deployment for deployment in self.deployments if deployment.state in states]
+
+    def active(self) -> list[Deployment]:
+        """Those that load, answer, or try to come back."""
+        return [each for each in self.deployments if not each.is_over and each.state is not State.UNLOADING]
+
+    def over(self, version: int, revision: Revision) -> Deployment | None:
+        return next((each for each in self.deployments if each.is_over and each.is_of(version, revision)), None)
+
+    def is_ready(self, version: int, revision: Revision) -> bool:
+        return any(each.is_of(version, revision) for each in self.in_state(State.READY))
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A configuration that can be followed, and what follows from it alone."""
+
+    written: WrittenConfig
+    policy: VersionPolicy
+    fingerprint: bytes
+    """Of everything but the version policy, which says nothing about any one version."""
+    companions: frozenset[str]
+
+    @classmethod
+    def of(cls, written: WrittenConfig, model: str) -> _Settled:
+        """Raises ConfigError."""
+        check_served(written.config, model)
+        config = ModelConfig()
+        config.CopyFrom(written.config)
+        config.ClearField("version_policy")
+        fingerprint = config.SerializeToString(deterministic=True) + bytes([written.is_batching_off])
+        return cls(written, _policy_of(written.config, model), fingerprint, companion_names(config))
+
+
+class Reconciler:
+    """Decides for all models.
+
+    Args:
+        is_explicit: models are wanted when requested, and their listing is taken over at each request; otherwise every
+            model in the source is wanted and followed.
+        load_parallelism: deployments that may be LOADING at once.
+        emit: told of each change of state, after it is made.
+    """
+
+    def __init__(
+        self, *, is_explicit: bool = False, load_parallelism: int = 2, backoff: Backoff = Backoff(),
+        emit: Callable[[Event], None] = lambda event: None,
+    ) -> None:  # fmt: skip
+        self._is_explicit = is_explicit
+        self._load_parallelism = load_parallelism
+        self._backoff = backoff
+        self._emit = emit
+        # Changed by observe, request, release and shut; the deployments in them also by decide and by what is told.
+        self._models: dict[str, _Model] = {}
+        self._source = Snapshot()
+        self._has_observed = is_explicit
+        self._is_shut = False
+
+    # What is told
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """The source holds this now. Replaces what it held before."""
+        for problem in snapshot.problems:
+            if problem not in self._source.problems:
+                fields = {"path": problem.path, "reason": problem.reason}
+                self._emit(Event("repository-problem", "warning", fields=fields))
+        self._source = snapshot
+        self._has_observed = True
+        if self._is_explicit:
+            return
+        for name in snapshot.models.keys() | self._models.keys():
+            model = self._models.setdefault(name, _Model(name, is_requested=True))
+            self._adopt(model, snapshot.models.get(name))
+
+    def request(self, name: str, override: WrittenConfig | None = None) -> bool:
+        """Explicit mode: the model is wanted as the source holds it now. False when the source does not hold it.
+
+        Failed versions are tried again at once. Raises ConfigError; what is loaded then stays as it is.
+        """
+        listing = self._source.models.get(name)
+        if listing is None:
+            return False
+        settled = _Settled.of(override or _read_config(listing), name)
+        model = self._models.setdefault(name, _Model(name))
+        model.is_requested, model.override = True, override
+        model.listing, model.settled, model.problem = listing, settled, listing.problem
+        model.deployments = [each for each in model.deployments if not each.is_over]
+        return True
+
+    def miss(self, name: str, reason: str) -> None:
+        """Explicit mode: the model is wanted, and cannot be requested."""
+        model = self._models.setdefault(name, _Model(name))
+        model.is_requested, model.problem = True, reason
+        self._emit(Event("model-missed", "error", name, fields={"reason": reason}))
+
+    def release(self, name: str) -> bool:
+        """Explicit mode: the model is not wanted any more. False for a name that nobody knows."""
+        model = self._models.get(name)
+        if model is not None:
+            model.is_requested = False
+        return model is not None or name in self._source.models
+
+    def shut(self) -> None:
+        """Nothing is wanted any more, for good."""
+        self._is_shut = True
+
+    def loaded(self, deployment: Deployment, digest: str, now: float) -> None:
+        """All instances of a LOADING deployment are ready, and it is published."""
+        deployment.digest, deployment.is_live = digest, True
+        seconds = round(now - deployment.since, 3)
+        self._step(deployment, Step.LOADED, now)
+        self._tell("version-ready", deployment, load_seconds=seconds, digest=f"sha256:{digest}")
+
+    def failed(self, deployment: Deployment, reason: str, now: float, *, is_final: bool = False) -> None:
+        """A LOADING deployment could not be brought up. `is_final`: the same files and configuration never will be."""
+        deployment.attempts += 1
+        pause = self._backoff.after(deployment.attempts)
+        self._step(deployment, Step.FAIL, now, reason)
+        deployment.retry_at = None if is_final else now + pause
+        fields = {} if is_final else {"retry_seconds": pause}
+        self._tell("version-load-failed", deployment, "error", reason=reason, attempt=deployment.attempts, **fields)
+
+    def died(self, deployment: Deployment, reason: str, now: float) -> None:
+        """The instances of a READY deployment keep dying: it answers nothing until one stays up."""
+        self._step(deployment, Step.FAIL, now, reason)
+        self._tell("version-unavailable", deployment, "error", reason=reason)
+
+    def recovered(self, deployment: Deployment, now: float) -> None:
+        """An instance of a deployment that died is up again."""
+        self._step(deployment, Step.RECOVER, now)
+        self._tell("version-ready", deployment)
+
+    def unloaded(self, deployment: Deployment, now: float) -> None:
+        """The last instance of an UNLOADING deployment has stopped."""
+        self._step(deployment, Step.UNLOADED, now, UNLOADED)
+        deployment.is_live, deployment.retry_at = False, now
+        self._tell("version-unloaded", deployment)
+        self._forget()
+
+    def verified(self, deployment: Deployment, listing: VersionListing, digest: str) -> None:
+        """The answer to Verify: the digest of the version's files as they are in `listing`."""
+        if deployment.state is not State.READY:
+            return
+        if digest == deployment.digest:
+            deployment.revision = replace(deployment.revision, files=listing.files)
+            deployment.reason = ""
+        else:
+            deployment.reason = CHANGED_IN_PLACE
+            self._tell("version-changed-in-place", deployment, "error", reason=CHANGED_IN_PLACE)
+
+    def not_verified(self, deployment: Deployment) -> None:
+        """The files could not be read, or changed meanwhile: Verify comes again when the source has settled."""
+        deployment.seen = ()
+
+    # What follows
+
+    def decide(self, now: float) -> list[Action]:
+        """Everything that is to be done now. Each action is returned once, its deployment already in the new state."""
+        actions: list[Action] = []
+        for model in self._models.values():
+            wanted = self._wanted(model)
+            actions += self._leaving(model, wanted, now)
+            actions += self._to_verify(model)
+        actions += self._entering(now)
+        self._forget()
+        return actions
+
+    def wake_at(self, now: float) -> float | None:
+        """When `decide` could next do something by the passing of time alone; None for never."""
+        times = [
+            self._retry_time(model, version, revision)
+            for model in self._models.values()
+            for version, revision in self._wanted(model).items()
+        ]
+        return min((time for time in times if time is not None and time > now), default=None)
+
+    def _leaving(self, model: _Model, wanted: Mapping[int, Revision], now: float) -> Iterator[Unload]:
+        are_ready = all(model.is_ready(version, revision) for version, revision in wanted.items())
+        may_leave = are_ready if wanted else self._is_dismissed(model)
+        for each in model.active():
+            successor = wanted.get(each.version)
+            if successor == each.revision:
+                continue
+            is_replaced = successor is not None and model.is_ready(each.version, successor)
+            if each.state is not State.READY or may_leave or is_replaced:
+                self._step(each, Step.UNLOAD, now)
+                self._tell("version-unloading", each)
+                yield Unload(each)
+
+    def _to_verify(self, model: _Model) -> Iterator[Verify]:
+        for each in model.in_state(State.READY):
+            listing = model.listing.versions.get(each.version) if model.listing else None
+            if listing is not None and listing.files != (each.seen or each.revision.files):
+                each.seen = listing.files
+                yield Verify(each, listing)
+
+    def _entering(self, now: float) -> Iterator[Load]:
+        """As many loads as there is room for: first attempts before others, models without a READY version before
+        others, higher versions before lower."""
+        due = sorted(
+            (self._attempts(model, version, revision), bool(model.in_state(State.READY)), -version, model.name)
+            for model in self._models.values() for version, revision in self._wanted(model).items()
+            if (time := self._retry_time(model, version, revision)) is not None and time <= now
+        )  # fmt: skip
+        busy = sum(len(model.in_state(State.LOADING)) for model in self._models.values())
+        for attempts, _, negated, name in due[: max(0, self._load_parallelism - busy)]:
+            attempt = self._attempt(self._models[name], -negated, attempts)
+            self._step(attempt, Step.LOAD, now)
+            self._tell("version-loading", attempt, attempt=attempts + 1)
+            yield Load(attempt)
+
+    def _attempt(self, model: _Model, version: int, attempts: int) -> Deployment:
+        """A new deployment of a wanted version, in place of earlier ones that are over."""
+        assert model.listing, "this is a bug: a version wanted that is not listed"
+        assert model.settled, "this is a bug: a version wanted without a configuration"
+        listing = model.listing.versions[version]
+        revision = _revision(model.listing, model.settled, version)
+        attempt = Deployment(model.name, version, revision, listing, model.listing, model.settled.written, attempts)
+        model.deployments = [each for each in model.deployments if not (each.is_over and each.version == version)]
+        model.deployments.append(attempt)
+        return attempt
+
+    @staticmethod
+    def _attempts(model: _Model, version: int, revision: Revision) -> int:
+        last = model.over(version, revision)
+        return last.attempts if last else 0
+
+    @staticmethod
+    def _retry_time(model: _Model, version: int, revision: Revision) -> float | None:
+        """When this wanted revision may be loaded: 0.0 for at once, None for not (it is there, or hopeless)."""
+        if any(each.is_of(version, revision) for each in model.active()):
+            return None
+        last = model.over(version, revision)
+        return last.retry_at if last else 0.0
+
+    def _wanted(self, model: _Model) -> dict[int, Revision]:
+        """The revision of each version that should be READY. What is live keeps its revision while the files that lie
+        there are not those that it was loaded from."""
+        if self._is_shut or not model.is_requested or model.listing is None or model.settled is None:
+            return {}
+        listed = model.listing.versions
+        pinned = {
+            each.version: each.revision
+            for each in model.active()
+            if each.is_live and each.version in listed and each.revision.files != listed[each.version].files
+        }
+        return {
+            version: pinned.get(version) or _revision(model.listing, model.settled, version)
+            for version in sorted(model.settled.policy.choose(listed))
+        }
+
+    def _is_dismissed(self, model: _Model) -> bool:
+        """Whether nothing of the model is wanted, as opposed to: nothing that is wanted is there."""
+        is_empty = model.listing is None or not (model.listing.versions or model.listing.problem)
+        return self._is_shut or not model.is_requested or is_empty
+
+    def _adopt(self, model: _Model, listing: ModelListing | None) -> None:
+        """Follows what the source holds of one model. A configuration that cannot be followed holds everything else up:
+        what it was meant to go with is not known."""
+        if listing is None:
+            model.listing, model.problem = None, ""
+            return
+        is_known = model.settled is not None and model.listing is not None and model.listing.config == listing.config
+        try:
+            settled = model.settled if is_known else _Settled.of(_read_config(listing), model.name)
+        except ConfigError as error:
+            if (reason := _text(error)) != model.problem:
+                self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))
+            model.problem = reason
+            model.listing = model.listing if model.settled is not None else listing
+            return
+        model.listing, model.settled, model.problem = listing, settled, listing.problem
+
+    def _step(self, deployment: Deployment, step: Step, now: float, reason: str = "") -> None:
+        deployment.state = after(deployment.state, step)
+        deployment.reason, deployment.since = reason, now
+
+    def _forget(self) -> None:
+        """Drops what is over and that nobody asks about: other revisions of a wanted version, versions that the source
+        holds no more, and models that are neither listed nor loaded."""
+        for name, model in list(self._models.items()):
+            listed = model.listing.versions if model.listing else {}
+            wanted = self._wanted(model)
+            model.deployments = [
+                each for each in model.deployments if not each.is_over
+                or (wanted[each.version] == each.revision if each.version in wanted else each.version in listed)
+            ]  # fmt: skip
+            if model.listing is None and not model.deployments and not (self._is_explicit and model.is_requested):
+                del self._models[name]
+
+    def _tell(self, action: str, deployment: Deployment, level: Level = "info", **fields: Any) -> None:
+        self._emit(Event(action, level, deployment.model, str(deployment.version), MappingProxyType(fields)))
+
+    # Questions
+
+    def is_ready(self) -> bool:
+        """Whether every wanted model has a READY version. False before the source was read for the first time."""
+        return (
+            self._has_observed
+            and not self._is_shut
+            and all(
+                model.in_state(State.READY)
+                for model in self._models.values()
+                if model.is_requested and (model.listing is not None or self._is_explicit)
+            )
+        )
+
+    def ready_versions(self, name: str) -> tuple[int, ...]:
+        """Ascending; the last is the one that answers when a call names none."""
+        model = self._models.get(name)
+        return tuple(sorted({each.version for each in model.in_state(State.READY)})) if model else ()
+
+    def outcome(self, name: str) -> str | None:
+        """How the wanted versions of a model came out: None while some are under way, "" when all are READY, else why
+        not."""
+        model = self._models.get(name)
+        if self._is_shut or model is None or not model.is_requested:
+            return "not wanted any more"
+        reasons = []
+        for version, revision in self._wanted(model).items():
+            if model.is_ready(version, revision):
+                continue
+            lives = [each for each in model.active() if each.is_of(version, revision)]
+            last = lives[0] if lives else model.over(version, revision)
+            if last is None or last.state is State.LOADING or last.reason == UNLOADED:
+                return None
+            reasons.append(f"version {version}: {last.reason}")
+        if not reasons and not model.in_state(State.READY):
+            return model.problem or "the version policy chooses none of its versions"
+        return "; ".join(reasons)
+
+    def is_gone(self, name: str) -> bool:
+        """Whether no deployment of the model is left that loads, answers or drains."""
+        model = self._models.get(name)
+        return model is None or all(each.is_over for each in model.deployments)
+
+    def is_idle(self) -> bool:
+        """Whether no deployment is left at all, of any model, that is not over."""
+        return all(self.is_gone(name) for name in self._models)
+
+    def index(self) -> list[IndexRow]:
+        """Every model known to the source or loaded, in the order of names and versions."""
+        rows: list[IndexRow] = []
+        for name in sorted(self._source.models.keys() | self._models.keys()):
+            model = self._models.get(name)
+            best: dict[int, Deployment] = {}
+            for each in model.deployments if model else ():
+                if each.version not in best or _rank(each) > _rank(best[each.version]):
+                    best[each.version] = each
+            rows += [
+                IndexRow(name, str(each.version), each.state.value, each.reason) for _, each in sorted(best.items())
+            ]
+            if not best:
+                problem = model.problem if model else ""
+                rows.append(IndexRow(name, "", State.UNAVAILABLE.value, problem) if problem else IndexRow(name))
+        return rows
+
+
+_RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)
+
+
+def _rank(deployment: Deployment) -> int:
+    return _RANKS.index(deployment.state)
+
+
+def _read_config(listing: ModelListing) -> WrittenConfig:
+    return parse(listing.config, listing.name) if listing.config is not None else WrittenConfig(ModelConfig())
+
+
+def _policy_of(config: ModelConfig, model: str) -> VersionPolicy:
+    choice = config.version_policy
+    try:
+        if choice.HasField("specific"):
+            return Specific(frozenset(choice.specific.versions))
+        return All() if choice.HasField("all") else Latest(choice.latest.num_versions or 1)
+    except InvalidPolicy as error:
+        raise ConfigError(model, f"version_policy.specific.{error.field}", f"cannot be {error.value}") from None
+
+
+def _revision(listing: ModelListing, settled: _Settled, version: int) -> Revision:
+    companions = tuple(stamp for stamp in listing.companions if stamp.path in settled.companions)
+    return Revision(listing.versions[version].files, settled.fingerprint, companions)
+
+
+def _text(error: ConfigError) -> str:
+    return f"{error.field}: {error.reason}" if error.field else error.reason

@@ -1,0 +1,214 @@
+"""The composition root: builds every part once, starts them, waits for the signal, drains, stops.
+
+The order matters and is here only: the admin plane answers probes before anything is loaded, the inference ports are bound
+before models load (and say "not ready" until they have), readiness is withdrawn before a port closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import time
+from collections.abc import Callable
+
+import uvloop
+
+from gateway.admin.plane import AdminPlane
+from gateway.dataplane import DataPlane
+from gateway.frontends.control import ModelControl
+from gateway.frontends.grpc import INFER_PATH, GrpcFrontend
+from gateway.frontends.http import HttpFrontend
+from gateway.frontends.status import HTTP_STATUS
+from gateway.listeners import Connection, Listener, server_context
+from gateway.models import Models
+from gateway.settings import GrpcSettings, HttpSettings, Settings
+from gateway.workers.supervisor import Supervisor
+from kernels.http1 import Http1Limits, Http1Protocol
+from kernels.http2 import Http2Limits, Http2Protocol, Http2Shared
+from kernels.receive import ReceiveBuffer
+
+_log = logging.getLogger("sluice.server")
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status. SettingsError or OSError when it cannot start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(settings).serve())
+
+
+class Server:
+    """Everything that runs in one process, and the signals that end it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # Set by the first SIGTERM or SIGINT, and by the admin plane.
+        self._stopping = asyncio.Event()
+        # Set by the second one: nothing is waited for any more.
+        self._hurrying = asyncio.Event()
+
+    async def serve(self) -> int:
+        settings = self._settings
+        _raise_file_limit(settings)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        supervisor = Supervisor(settings.workers)
+        plane = DataPlane(settings)
+        models = Models(settings, supervisor, plane)
+        plane.connect(models)
+        admin = AdminPlane(settings.admin, settings.admin_port, plane, plane, self._stopping.set)
+        async with asyncio.TaskGroup() as controls:
+            control = ModelControl(plane, controls, is_allowed=settings.models.control_mode == "explicit")
+            grpc = GrpcFrontend(plane, control)
+            http_listener, grpc_listener = self._listeners(plane, HttpFrontend(plane, control), grpc)
+            try:
+                await admin.start()
+                await http_listener.start(settings.host, settings.http_port)
+                await grpc_listener.start(settings.host, settings.grpc_port)
+                _log.info(
+                    "listening",
+                    extra={
+                        "action": "listening",
+                        "host": settings.host,
+                        "http_port": http_listener.port,
+                        "grpc_port": grpc_listener.port,
+                        "admin_port": admin.port,
+                    },
+                )
+                await supervisor.start()
+                plane.start()
+                await models.start()
+                # Nothing that exists now is garbage: later collections need not walk it.
+                gc.collect()
+                gc.freeze()
+                await self._stopping.wait()
+                await self._drain(plane, grpc, http_listener, grpc_listener)
+            finally:
+                http_listener.close()
+                grpc_listener.close()
+                await models.stop()
+                plane.stop()
+                await supervisor.stop()
+                await admin.stop()
+        _log.info("stopped", extra={"action": "stopped"})
+        return 0
+
+    def _listeners(self, plane: DataPlane, http: HttpFrontend, grpc: GrpcFrontend) -> tuple[Listener, Listener]:
+        settings = self._settings
+        receive = ReceiveBuffer()
+        shared = Http2Shared(receive)
+        http_limits, grpc_limits = http1_limits(settings.http), http2_limits(settings.grpc)
+
+        def http_connection(closed: Callable[[Connection], None]) -> Connection:
+            return Http1Protocol(plane.intake, http.handle, http_limits, closed, receive)
+
+        def grpc_connection(closed: Callable[[Connection], None]) -> Connection:
+            return Http2Protocol(plane.intake, INFER_PATH, grpc.handle, grpc_limits, closed, shared)
+
+        return (
+            Listener(
+                "http",
+                http_connection,
+                max_connections=settings.http.max_connections,
+                tls=server_context(settings.tls, "http/1.1"),
+            ),
+            Listener(
+                "grpc",
+                grpc_connection,
+                max_connections=settings.grpc.max_connections,
+                tls=server_context(settings.tls, "h2"),
+            ),
+        )
+
+    async def _drain(self, plane: DataPlane, grpc: GrpcFrontend, *listeners: Listener) -> None:
+        drain = self._settings.drain
+        started = time.monotonic()
+        _log.info("draining", extra={"action": "draining", "in_flight": plane.in_flight})
+        plane.withdraw_readiness()
+        await self._unless_hurried(asyncio.sleep(drain.delay_seconds), drain.delay_seconds + 1)
+        for listener in listeners:
+            listener.stop_accepting()
+            listener.drain()
+        grpc.drain()
+        left = drain.timeout_seconds - (time.monotonic() - started)
+        finished = await self._unless_hurried(
+            asyncio.gather(*(listener.wait_empty() for listener in listeners)), max(left, 0.0)
+        )
+        if not finished:
+            _log.warning(
+                "drain cut short",
+                extra={
+                    "action": "drain-cut-short",
+                    "in_flight": plane.in_flight,
+                    "connections": sum(len(listener.connections) for listener in listeners),
+                },
+            )
+
+    async def _unless_hurried(self, work: asyncio.Future[object] | object, timeout: float) -> bool:
+        """Waits for `work` until it is done, the time is over or a second signal comes; whether it was done."""
+        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        hurry = asyncio.ensure_future(self._hurrying.wait())
+        try:
+            await asyncio.wait((task, hurry), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return task.done()
+        finally:
+            hurry.cancel()
+            task.cancel()
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
+
+
+def http1_limits(settings: HttpSettings) -> Http1Limits:
+    return Http1Limits(
+        max_header_bytes=settings.max_header_bytes,
+        max_headers=settings.max_headers,
+        max_target_bytes=settings.max_target_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        max_inflate_ratio=settings.max_inflate_ratio,
+        max_chunks=settings.max_chunks,
+        max_pipelined=settings.max_pipelined,
+        header_timeout=settings.header_timeout_seconds,
+        body_timeout=settings.body_timeout_seconds,
+        idle_timeout=settings.idle_timeout_seconds,
+        compression_min_bytes=settings.compression_min_bytes,
+        statuses=HTTP_STATUS,
+    )
+
+
+def http2_limits(settings: GrpcSettings) -> Http2Limits:
+    return Http2Limits(
+        max_message_bytes=settings.max_message_bytes,
+        max_inflate_ratio=settings.max_inflate_ratio,
+        max_concurrent_streams=settings.max_concurrent_streams,
+        max_header_bytes=settings.max_header_bytes,
+        max_resets_per_minute=settings.max_resets_per_minute,
+        header_timeout=settings.header_timeout_seconds,
+        idle_timeout=settings.idle_timeout_seconds,
+        keepalive_time=settings.keepalive_time_seconds,
+        keepalive_timeout=settings.keepalive_timeout_seconds,
+        min_ping_interval=settings.min_ping_interval_seconds,
+        max_ping_strikes=settings.max_ping_strikes,
+        stream_window=settings.stream_window_bytes,
+        connection_window=settings.connection_window_bytes,
+    )
+
+
+def _raise_file_limit(settings: Settings) -> None:
+    """Asks for as many open files as connections are allowed; a lower hard limit is reported, not fatal."""
+    wanted = settings.http.max_connections + settings.grpc.max_connections + 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        _log.warning(
+            "fewer open files than connections are allowed",
+            extra={"action": "file-limit", "limit": soft, "wanted": wanted},
+        )

@@ -1,0 +1,67 @@
+# One request's state, and the abstract ends it travels between.
+
+
+cdef class Exchange:
+    def __cinit__(self):
+        self.header_length = -1
+        self.answer_header_length = -1
+
+    cdef void reset(self) noexcept:
+        self.sink = None
+        self.owner = None
+        self.next = None
+        self.previous = None
+        self.stream_id = 0
+        self.header_length = -1
+        self.wants_binary_head = False
+        self.request.clear()
+        self.stage = IDLE
+        self.arrived = self.deadline = self.queued = self.started = self.finished = 0.0
+        self.rows = 0
+        self.priority = 0
+        self.nbytes = 0
+        self.group = 0
+        self.solo = False
+        self.attempts = 0
+        self.shed = 0
+        self.outputs_mask = 0
+        self.inputs_mask = 0
+        self.batched = False
+        self.code = OK
+        self.message.clear()
+        self.retry_after = 0.0
+        self.answer.clear()
+        self.answer_header_length = -1
+        self.served_version.clear()
+
+    cdef void fail(self, int code, string message) noexcept:
+        self.code = code
+        self.message = message
+
+
+cdef class ReplySink:
+    cdef void reply(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void flush(self) noexcept:
+        pass
+
+
+cdef class Intake:
+    cdef Exchange acquire(self, ReplySink sink, int64_t stream_id, uint8_t protocol):
+        raise AssertionError("this is a bug: Intake is abstract")
+
+    cdef cbool match_http(self, Exchange exchange, const char* path, size_t size) noexcept:
+        return False
+
+    cdef void submit(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void cancel(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void release(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void touch(self, ReplySink sink) noexcept:
+        pass

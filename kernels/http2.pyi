@@ -1,0 +1,191 @@
+"""HTTP/2 with gRPC on it: one nghttp2 session per connection, driven by an event loop, knowing no method.
+
+Unary inference calls go through an `Intake` without a Python object of their own but the exchange. Every other call
+reaches Python as a `Call`. What a message means is no business of this module.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kernels.exchange import Intake, ReplySink
+from kernels.receive import ReceiveBuffer
+
+class Transport(Protocol):
+    """The part of `asyncio.Transport` that a connection uses."""
+
+    def get_extra_info(self, name: str) -> object: ...
+    def set_write_buffer_limits(self, high: int | None = None) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+class Http2Limits:
+    """What bounds a peer, and the sizes of windows. Immutable; times are seconds, sizes bytes.
+
+    Raises ValueError or OverflowError, naming the limit where a value is out of its range.
+    """
+
+    max_message_bytes: int
+    """Of one message, compressed and inflated: more is RESOURCE_EXHAUSTED."""
+    max_buffered_bytes: int
+    """Of messages that are not complete, on one connection: more is RESOURCE_EXHAUSTED for the one that goes over."""
+    max_inflate_ratio: int
+    """How many times its compressed size a message over 1 MiB may have: more is RESOURCE_EXHAUSTED."""
+    max_concurrent_streams: int
+    """Told to the client, and refused beyond."""
+    max_header_bytes: int
+    """Names and values and 32 bytes a field, as in SETTINGS_MAX_HEADER_LIST_SIZE: more is HTTP 431."""
+    max_continuations: int
+    """CONTINUATION frames in one header block: more ends the connection."""
+    max_settings: int
+    """Entries in one SETTINGS frame: more ends the connection."""
+    max_outbound_acks: int
+    """Acknowledgements of PING and SETTINGS that wait for a client that does not read: more ends the connection."""
+    connection_window: int
+    stream_window: int
+    max_resets_per_minute: float
+    """Streams that the client resets when they are younger than 50 ms, or makes us reset: more ends the connection."""
+    max_control_frames_per_minute: float
+    """Frames that do no work (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA, ...); every request and every DATA
+    frame sent makes up for ten. More ends the connection."""
+    header_timeout: float
+    """For the connection preface, and for each header block."""
+    body_timeout: float
+    """For the message of an inference, and a second more for every `min_body_rate` bytes that have come:
+    DEADLINE_EXCEEDED."""
+    min_body_rate: float
+    write_timeout: float
+    """Without progress on an answer (the stream is reset) or on the whole connection (it is closed)."""
+    idle_timeout: float
+    """Without a stream, until the connection is drained."""
+    keepalive_time: float
+    """Without a byte from the client, until we ask by PING."""
+    keepalive_timeout: float
+    """For its answer."""
+    min_ping_interval: float
+    """Between two pings of a client to which nothing is sent meanwhile; a shorter one is a strike."""
+    max_ping_strikes: int
+    """More end the connection with GOAWAY ENHANCE_YOUR_CALM `too_many_pings`."""
+    send_high_water: int
+    """Bytes a call may have waiting before `Call.send` returns False."""
+    compression_min_bytes: int
+    """Smaller answers are never compressed."""
+
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int = 67108864,
+        max_buffered_bytes: int = 268435456,
+        max_inflate_ratio: int = 100,
+        max_concurrent_streams: int = 1024,
+        max_header_bytes: int = 16384,
+        max_continuations: int = 8,
+        max_settings: int = 32,
+        max_outbound_acks: int = 1000,
+        connection_window: int = 8388608,
+        stream_window: int = 1048576,
+        max_resets_per_minute: float = 6000.0,
+        max_control_frames_per_minute: float = 10000.0,
+        header_timeout: float = 5.0,
+        body_timeout: float = 30.0,
+        min_body_rate: float = 16384.0,
+        write_timeout: float = 60.0,
+        idle_timeout: float = 600.0,
+        keepalive_time: float = 7200.0,
+        keepalive_timeout: float = 20.0,
+        min_ping_interval: float = 5.0,
+        max_ping_strikes: int = 2,
+        send_high_water: int = 262144,
+        compression_min_bytes: int = 1024,
+    ) -> None: ...
+
+class Http2Shared:
+    """What the connections of one event loop share: receive buffer, output buffer, recycled streams, zlib states."""
+
+    live_streams: int
+    """Streams open on all connections: zero when nothing leaks."""
+
+    def __init__(self, receive: ReceiveBuffer | None = None) -> None: ...
+
+class Http2Protocol(ReplySink):
+    """One server connection: an asyncio `BufferedProtocol` in all but name, for uvloop's TCP and TLS transports.
+
+    `infer_path` is the path whose calls are unary inferences and go to `intake`. Every other call goes to `handler`,
+    whatever its path, as soon as its head is there. The caller keeps the set of open connections: `on_close` says when
+    one has gone, after everything on it has been cancelled.
+    """
+
+    peer: object
+    live_streams: int
+
+    def __init__(
+        self,
+        intake: Intake,
+        infer_path: bytes,
+        handler: Callable[[Call], None],
+        limits: Http2Limits,
+        on_close: Callable[[Http2Protocol], None],
+        shared: Http2Shared | None = None,
+    ) -> None: ...
+    def connection_made(self, transport: Transport) -> None: ...
+    def get_buffer(self, sizehint: int) -> memoryview: ...
+    def buffer_updated(self, size: int) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def connection_lost(self, error: Exception | None) -> None: ...
+    def drain(self) -> None:
+        """Ask the client by GOAWAY to open no more streams, take those it opened before it knew, and close when the last
+        of them has ended. Idempotent."""
+
+    def tick(self, now: float) -> None:
+        """Enforce what time alone brings about. Call about once a second with the monotonic clock."""
+
+    def close_now(self) -> None:
+        """Say GOAWAY, as far as the socket takes it, and abort. `on_close` follows from the event loop."""
+
+class Call:
+    """One gRPC call that is not a unary inference.
+
+    The handler sets the callbacks before it returns: messages may follow at once. They are called from the connection's
+    own callbacks; an exception in one is reported to the event loop and ends the call with INTERNAL. When the call is
+    over (finished, cancelled, deadline passed) none is called any more, and `send` and `finish` do nothing.
+    """
+
+    path: bytes
+    metadata: list[tuple[bytes, bytes]]
+    """Lower-case names in the client's order; values of names in `-bin` are decoded."""
+    deadline: float
+    """Monotonic seconds, 0 for none. When it passes the client is told, and `on_cancel` called."""
+    peer: object
+    is_cancelled: bool
+    on_message: Callable[[bytes], None] | None
+    on_end: Callable[[], None] | None
+    """The client sends no more messages."""
+    on_cancel: Callable[[], None] | None
+    """The client, the connection or the deadline has ended the call before `finish` did."""
+    on_writable: Callable[[], None] | None
+    """There is room again after `send` returned False."""
+
+    def send(self, message: bytes) -> bool:
+        """Queue one message. False when more than `send_high_water` bytes are waiting now: it is sent all the same, and
+        `on_writable` says when to go on."""
+
+    def finish(
+        self,
+        code: int = 0,
+        message: str = "",
+        metadata: Sequence[tuple[bytes, bytes]] = (),
+        details: bytes = b"",
+    ) -> None:
+        """End the call with a status, after what is queued. `details` is a serialized `google.rpc.Status`.
+
+        Raises ValueError for a code outside 0..16, for a name that is no metadata key, and for a value that is not
+        printable ASCII under a name that does not end in `-bin`.
+        """
+
+    def pause_reading(self) -> None:
+        """Let the client send no more than its window allows. What has arrived is still delivered."""
+
+    def resume_reading(self) -> None: ...

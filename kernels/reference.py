@@ -1,0 +1,560 @@
+"""What the native modules compute, in plain Python and NumPy, slowly and plainly. Tests compare the two; nothing that
+serves requests imports this.
+
+Messages here are Requests and Tensors. The protobuf wire format, V2 JSON and the binary tensor extension are written
+from their definitions; a message that these functions refuse raises ValueError (of whatever kind).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from kernels.tensors import DTYPES, Request, RequestedOutput, Tensor, pack_bytes, unpack_bytes
+
+#: The field of InferTensorContents for each datatype that has one.
+CONTENTS_FIELDS = {
+    "BOOL": 1,
+    "INT8": 2,
+    "INT16": 2,
+    "INT32": 2,
+    "INT64": 3,
+    "UINT8": 4,
+    "UINT16": 4,
+    "UINT32": 4,
+    "UINT64": 5,
+    "FP32": 6,
+    "FP64": 7,
+    "BYTES": 8,
+}
+
+
+# Floats of 16 bits
+
+
+def round_to_bits(value: float, exponent_bits: int) -> int:
+    """The pattern of the 16-bit float that is nearest to `value`, ties to even: FP16 has 5 exponent bits, BF16 8."""
+    mantissa_bits = 15 - exponent_bits
+    bias = (1 << (exponent_bits - 1)) - 1
+    infinity = ((1 << exponent_bits) - 1) << mantissa_bits
+    sign = 0x8000 if math.copysign(1.0, value) < 0 else 0
+    if math.isnan(value):
+        return sign | infinity | 1 << (mantissa_bits - 1)
+    if math.isinf(value):
+        return sign | infinity
+    if value == 0:
+        return sign
+    exponent = max(math.frexp(abs(value))[1] - 1, 1 - bias)
+    # round() of a Fraction goes to the nearest integer, ties to even.
+    steps = round(Fraction(abs(value)) / Fraction(2) ** (exponent - mantissa_bits))
+    return sign | min(infinity, steps + ((exponent + bias - 1) << mantissa_bits))
+
+
+def float_from_bits(bits: int, exponent_bits: int) -> float:
+    """The value of a 16-bit float."""
+    mantissa_bits = 15 - exponent_bits
+    bias = (1 << (exponent_bits - 1)) - 1
+    sign = -1.0 if bits & 0x8000 else 1.0
+    exponent = (bits & 0x7FFF) >> mantissa_bits
+    fraction = bits & ((1 << mantissa_bits) - 1)
+    if exponent == (1 << exponent_bits) - 1:
+        return sign * math.inf if fraction == 0 else math.nan
+    if exponent == 0:
+        return sign * math.ldexp(fraction, 1 - bias - mantissa_bits)
+    return sign * math.ldexp(fraction + (1 << mantissa_bits), exponent - bias - mantissa_bits)
+
+
+# Protobuf
+
+
+def varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def chunk(field: int, payload: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(payload)) + payload
+
+
+def text(field: int, value: str) -> bytes:
+    return chunk(field, value.encode()) if value else b""
+
+
+def read_varint(data: bytes, at: int, most: int = 10) -> tuple[int, int]:
+    value = 0
+    for i in range(most):
+        if at >= len(data):
+            raise ValueError("truncated varint")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value & ((1 << 64) - 1), at
+    raise ValueError("varint is too long")
+
+
+def read_fields(data: bytes, group: int = 0, at: int = 0, depth: int = 0) -> Iterator[tuple[int, int, int | bytes, int]]:
+    """Yields (field, wire type, value, position behind it) of each field, up to the end of `group` if there is one."""
+    while at < len(data) or group:
+        tag, at = read_varint(data, at, 5)
+        field, wire = tag >> 3, tag & 7
+        value: int | bytes = b""
+        if field == 0 or tag >= 1 << 32:
+            raise ValueError("impossible tag")
+        if wire == 0:
+            value, at = read_varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+            value = data[at : at + size]
+            at += size
+        elif wire == 2:
+            length, at = read_varint(data, at, 5)
+            if length > (1 << 31) - 1:
+                raise ValueError("field is too long")
+            value = data[at : at + length]
+            at += length
+        elif wire == 3:
+            if depth == 100:
+                raise ValueError("groups nest too deeply")
+            for _, _, _, behind in read_fields(data, field, at, depth + 1):
+                at = behind
+        elif wire == 4 and field == group:
+            yield field, wire, b"", at
+            return
+        else:
+            raise ValueError("impossible wire type")
+        if at > len(data):
+            raise ValueError("truncated field")
+        yield field, wire, value, at
+
+
+def read_repeated(field_wire: int, wire: int, value: int | bytes) -> list[int | bytes]:
+    """The elements that one occurrence of a repeated scalar field carries, packed or not."""
+    if wire != 2:
+        return [value]
+    assert isinstance(value, bytes)
+    elements: list[int | bytes] = []
+    at = 0
+    size = {0: 0, 1: 8, 5: 4}[field_wire]
+    if size and len(value) % size:
+        raise ValueError("packed field is torn")
+    while at < len(value):
+        if size:
+            elements.append(value[at : at + size])
+            at += size
+        else:
+            element, at = read_varint(value, at)
+            elements.append(element)
+    return elements
+
+
+def int64(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def read_parameter(entry: bytes) -> tuple[str, Any]:
+    key, value = "", None
+    for field, wire, payload, _ in read_fields(entry):
+        if wire != 2:
+            continue
+        assert isinstance(payload, bytes)
+        if field == 1:
+            key = payload.decode()
+        elif field == 2:
+            for kind, kind_wire, bits, _ in read_fields(payload):
+                if kind_wire == 0 and isinstance(bits, int) and kind in (1, 2, 5):
+                    value = bool(bits) if kind == 1 else int64(bits) if kind == 2 else bits
+                elif kind_wire == 2 and isinstance(bits, bytes) and kind == 3:
+                    value = bits.decode()
+                elif kind_wire == 1 and isinstance(bits, bytes) and kind == 4:
+                    (value,) = struct.unpack("<d", bits)
+    return key, value
+
+
+def read_proto_tensor(message: bytes) -> tuple[Tensor, dict[str, Any], dict[int, list[int | bytes]] | None]:
+    """An InferInputTensor (or InferOutputTensor): name, datatype and shape, its parameters, its contents by field."""
+    name = datatype = ""
+    shape: list[int] = []
+    parameters: dict[str, Any] = {}
+    contents: dict[int, list[int | bytes]] | None = None
+    for field, wire, payload, _ in read_fields(message):
+        if field == 3 and wire in (0, 2):
+            shape += [int64(element) for element in read_repeated(0, wire, payload) if isinstance(element, int)]
+        if wire != 2:
+            continue
+        assert isinstance(payload, bytes)
+        if field == 1:
+            name = payload.decode()
+        elif field == 2:
+            datatype = payload.decode()
+        elif field == 4:
+            key, value = read_parameter(payload)
+            parameters[key] = value
+        elif field == 5:
+            contents = {} if contents is None else contents
+            for kind, kind_wire, value, _ in read_fields(payload):
+                scalar = {6: 5, 7: 1, 8: 2}.get(kind, 0)
+                if 1 <= kind <= 8 and kind_wire in (scalar, 2):
+                    elements = [value] if kind == 8 else read_repeated(scalar, kind_wire, value)
+                    contents.setdefault(kind, []).extend(elements)
+    return Tensor(name, datatype, tuple(shape), b""), parameters, contents
+
+
+def raw_from_contents(datatype: str, contents: Mapping[int, Sequence[int | bytes]]) -> bytes:
+    field = CONTENTS_FIELDS.get(datatype, 0)
+    if any(elements for kind, elements in contents.items() if kind != field):
+        raise ValueError("contents of another datatype")
+    elements = contents.get(field, [])
+    if datatype == "BYTES":
+        return pack_bytes(element for element in elements if isinstance(element, bytes))
+    if field in (6, 7):
+        return b"".join(element for element in elements if isinstance(element, bytes))
+    numbers = [element for element in elements if isinstance(element, int)]
+    if field == 1:
+        numbers = [int(number != 0) for number in numbers]
+    elif field == 2:
+        numbers = [(number & 0xFFFFFFFF) - ((number & 0x80000000) << 1) for number in numbers]
+    elif field == 3:
+        numbers = [int64(number) for number in numbers]
+    elif field == 4:
+        numbers = [number & 0xFFFFFFFF for number in numbers]
+    return raw_from_integers(datatype, numbers)
+
+
+def raw_from_integers(datatype: str, numbers: Sequence[int]) -> bytes:
+    dtype = DTYPES[datatype]
+    if datatype != "BOOL":
+        limits = np.iinfo(dtype)
+        if any(not int(limits.min) <= number <= int(limits.max) for number in numbers):
+            raise ValueError("an element is out of range")
+    return np.array(numbers, dtype=dtype).tobytes()
+
+
+def checked(tensor: Tensor) -> Tensor:
+    """The tensor, if its bytes match its shape and datatype."""
+    if any(dimension < 0 for dimension in tensor.shape):
+        raise ValueError("negative dimension")
+    elements = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES":
+        if len(unpack_bytes(tensor.raw)) != elements:
+            raise ValueError("element count does not match the shape")
+    elif len(tensor.raw) != elements * DTYPES[tensor.datatype].itemsize:
+        raise ValueError("byte size does not match the shape")
+    return tensor
+
+
+def decode_proto(message: bytes) -> Request:
+    """A ModelInferRequest."""
+    strings = {1: "", 2: "", 3: ""}
+    parameters: dict[str, Any] = {}
+    inputs = []
+    outputs = []
+    raws = []
+    for field, wire, payload, _ in read_fields(message):
+        if wire != 2:
+            continue
+        assert isinstance(payload, bytes)
+        if field in strings:
+            strings[field] = payload.decode()
+        elif field == 4:
+            key, value = read_parameter(payload)
+            parameters[key] = value
+        elif field == 5:
+            inputs.append(read_proto_tensor(payload))
+        elif field == 6:
+            name = ""
+            output_parameters = {}
+            for kind, kind_wire, value, _ in read_fields(payload):
+                if kind_wire == 2 and isinstance(value, bytes) and kind == 1:
+                    name = value.decode()
+                elif kind_wire == 2 and isinstance(value, bytes) and kind == 2:
+                    output_key, output_value = read_parameter(value)
+                    output_parameters[output_key] = output_value
+            outputs.append(requested_output(name, output_parameters, http=False))
+        elif field == 7:
+            raws.append(payload)
+    tensors = []
+    for i, (tensor, input_parameters, contents) in enumerate(inputs):
+        if tensor.datatype not in DTYPES and tensor.datatype != "BYTES":
+            raise ValueError("unknown datatype")
+        refuse_shared_memory(input_parameters)
+        if raws and (contents is not None or i >= len(raws)):
+            raise ValueError("raw and typed contents together, or raw contents missing")
+        raw = raws[i] if raws else raw_from_contents(tensor.datatype, contents or {})
+        tensors.append(checked(Tensor(tensor.name, tensor.datatype, tensor.shape, raw)))
+    is_typed = not raws and any(contents is not None for _, _, contents in inputs)
+    return finished(
+        Request(
+            model=strings[1],
+            version=strings[2],
+            id=strings[3] or None,
+            inputs=tuple(tensors),
+            outputs=tuple(outputs),
+            raw=not is_typed,
+        ),
+        parameters,
+        http=False,
+    )
+
+
+def proto_contents(tensor: Tensor) -> bytes:
+    """InferTensorContents of a tensor."""
+    field = CONTENTS_FIELDS[tensor.datatype]
+    if tensor.datatype == "BYTES":
+        return b"".join(chunk(8, element) for element in unpack_bytes(tensor.raw))
+    if field in (6, 7):
+        packed = tensor.raw
+    else:
+        packed = b"".join(varint(int(number)) for number in tensor.to_numpy().reshape(-1).tolist())
+    return chunk(field, packed) if packed else b""
+
+
+def proto_tensor(tensor: Tensor, *, is_raw: bool) -> bytes:
+    shape = b"".join(varint(dimension) for dimension in tensor.shape)
+    message = text(1, tensor.name) + text(2, tensor.datatype) + (chunk(3, shape) if shape else b"")
+    contents = b"" if is_raw else proto_contents(tensor)
+    return message + (chunk(5, contents) if contents else b"")
+
+
+def proto_request(request: Request) -> bytes:
+    """A ModelInferRequest without parameters; typed contents unless `request.raw`."""
+    message = text(1, request.model) + text(2, request.version) + text(3, request.id or "")
+    message += b"".join(chunk(5, proto_tensor(tensor, is_raw=request.raw)) for tensor in request.inputs)
+    message += b"".join(chunk(6, text(1, output.name)) for output in request.outputs)
+    return message + b"".join(chunk(7, tensor.raw) for tensor in request.inputs if request.raw)
+
+
+def proto_response(outputs: Sequence[Tensor], model: str, version: str, id: str, *, is_raw: bool) -> bytes:
+    """A ModelInferResponse."""
+    is_raw = is_raw or any(output.datatype not in CONTENTS_FIELDS for output in outputs)
+    message = text(1, model) + text(2, version) + text(3, id)
+    message += b"".join(chunk(5, proto_tensor(output, is_raw=is_raw)) for output in outputs)
+    return message + b"".join(chunk(6, output.raw) for output in outputs if is_raw)
+
+
+# Parameters
+
+
+def requested_output(name: str, parameters: Mapping[str, Any], *, http: bool) -> RequestedOutput:
+    refuse_shared_memory(parameters)
+    binary = parameters.get("binary_data") if http else None
+    if "binary_data" in parameters and http and not isinstance(binary, bool):
+        raise ValueError("binary_data is no bool")
+    return RequestedOutput(name, natural(parameters.get("classification", 0), 63), binary)
+
+
+def natural(value: Any, bits: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << bits:
+        raise ValueError("not a natural number")
+    return value
+
+
+def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
+    if any(key.startswith("shared_memory_") for key in parameters):
+        raise ValueError("shared memory")
+
+
+def finished(request: Request, parameters: Mapping[str, Any], *, http: bool) -> Request:
+    """The request with what its own parameters say."""
+    for key, value in parameters.items():
+        if key in ("sequence_id", "sequence_start", "sequence_end") and isinstance(value, bool | int | float | str):
+            if value:
+                raise ValueError("sequences")
+        elif key.startswith("triton_") and key != "triton_enable_empty_final_response":
+            raise ValueError("reserved parameter")
+    for names in ([tensor.name for tensor in request.inputs], [output.name for output in request.outputs]):
+        if len(set(names)) != len(names):
+            raise ValueError("duplicate name")
+    known = {key: value for key, value in parameters.items() if value is not None or http}
+    binary_data_output = known.get("binary_data_output", False) if http else False
+    if not isinstance(binary_data_output, bool):
+        raise ValueError("binary_data_output is no bool")
+    return Request(
+        request.model,
+        request.version,
+        request.id,
+        request.inputs,
+        request.outputs,
+        natural(known.get("priority", 0), 64),
+        natural(known.get("timeout", 0), 63),
+        binary_data_output,
+        request.raw,
+    )
+
+
+# JSON
+
+
+def elements_from_json(data: Any, shape: tuple[int, ...]) -> list[Any]:
+    """`data` in row-major order: flat, or nested exactly as the shape says."""
+    if not isinstance(data, list):
+        return [data]
+    if not any(isinstance(element, list) for element in data):
+        return data
+
+    def level(value: Any, depth: int) -> list[Any]:
+        if depth == len(shape):
+            if isinstance(value, list):
+                raise ValueError("nested too deeply")
+            return [value]
+        if not isinstance(value, list) or len(value) != shape[depth]:
+            raise ValueError("does not match the shape")
+        return [element for part in value for element in level(part, depth + 1)]
+
+    if 0 in shape:
+        data_shape = np.array(data, dtype=object).shape
+        if data_shape != shape[: len(data_shape)] or np.array(data, dtype=object).size:
+            raise ValueError("does not match the shape")
+        return []
+    return level(data, 0)
+
+
+def raw_from_json(datatype: str, data: Any, shape: tuple[int, ...]) -> bytes:
+    elements = elements_from_json(data, shape)
+    if datatype == "BYTES":
+        if not all(isinstance(element, str) for element in elements):
+            raise ValueError("not a string")
+        return pack_bytes(element.encode() for element in elements)
+    if datatype == "BOOL":
+        if not all(isinstance(element, bool) for element in elements):
+            raise ValueError("not a bool")
+        return bytes(elements)
+    if datatype in ("FP16", "BF16", "FP32", "FP64"):
+        if not all(element is None or type(element) in (int, float) for element in elements):
+            raise ValueError("not a number")
+        floats = [math.nan if element is None else as_float(element) for element in elements]
+        if datatype in ("FP16", "BF16"):
+            bits = [round_to_bits(value, 5 if datatype == "FP16" else 8) for value in floats]
+            return np.array(bits, dtype="<u2").tobytes()
+        with np.errstate(over="ignore"):
+            return np.array(floats, dtype=np.float64).astype(DTYPES[datatype]).tobytes()
+    if not all(type(element) is int for element in elements):
+        raise ValueError("not an integer")
+    return raw_from_integers(datatype, elements)
+
+
+def as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def decode_json(body: bytes, header_length: int = -1, model: str = "") -> Request:
+    """An HTTP inference body; `header_length` as the header of that name says, -1 without it."""
+    if header_length == 0:
+        return Request(model, inputs=(Tensor("", "", (), body),), binary_data_output=True)
+    if header_length > len(body):
+        raise ValueError("header length exceeds the body")
+    end = len(body) if header_length < 0 else header_length
+    document = json.loads(body[:end].decode(), object_pairs_hook=unique, parse_constant=refuse_constant)
+    tail = body[end:]
+    inputs = []
+    for entry in document["inputs"]:
+        name, datatype, shape = entry["name"], entry["datatype"], tuple(entry["shape"])
+        if not all(type(dimension) is int and dimension >= 0 for dimension in shape):
+            raise ValueError("shape")
+        parameters = entry.get("parameters") or {}
+        refuse_shared_memory(parameters)
+        if ("data" in entry) == ("binary_data_size" in parameters):
+            raise ValueError("data given twice, or not at all")
+        if "data" in entry:
+            raw = raw_from_json(datatype, entry["data"], shape)
+        else:
+            size = natural(parameters["binary_data_size"], 63)
+            if size > len(tail):
+                raise ValueError("binary data missing")
+            raw, tail = tail[:size], tail[size:]
+        inputs.append(checked(Tensor(name, datatype, shape, raw)))
+    if tail:
+        raise ValueError("binary data left over")
+    outputs = [
+        requested_output(entry["name"], entry.get("parameters") or {}, http=True)
+        for entry in document.get("outputs") or []
+    ]
+    return finished(
+        Request(model, id=document.get("id"), inputs=tuple(inputs), outputs=tuple(outputs)),
+        document.get("parameters") or {},
+        http=True,
+    )
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(pairs)
+
+
+def refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def json_elements(tensor: Tensor) -> list[Any]:
+    """The elements of a tensor as JSON has them; floats that JSON cannot carry are None."""
+    if tensor.datatype == "BYTES":
+        return [element.decode() for element in unpack_bytes(tensor.raw)]
+    values = tensor.to_numpy().reshape(-1).tolist()
+    if tensor.datatype == "BF16":
+        values = [float_from_bits(bits, 8) for bits in values]
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+
+
+def json_request(request: Request) -> dict[str, Any]:
+    """The request as V2 JSON, all data flat and in the text."""
+    document: dict[str, Any] = {} if request.id is None else {"id": request.id}
+    document["inputs"] = [
+        {"name": t.name, "datatype": t.datatype, "shape": list(t.shape), "data": json_elements(t)}
+        for t in request.inputs
+    ]
+    if request.outputs:
+        document["outputs"] = [
+            {"name": output.name}
+            if output.binary is None
+            else {"name": output.name, "parameters": {"binary_data": output.binary}}
+            for output in request.outputs
+        ]
+    return document
+
+
+def binary_request(request: Request) -> tuple[bytes, int]:
+    """The request with all data as binary tensors, and the length of its JSON part."""
+    document = json_request(Request(id=request.id, outputs=request.outputs))
+    document["inputs"] = [
+        {
+            "name": t.name,
+            "datatype": t.datatype,
+            "shape": list(t.shape),
+            "parameters": {"binary_data_size": len(t.raw)},
+        }
+        for t in request.inputs
+    ]
+    head = json.dumps(document).encode()
+    return head + b"".join(t.raw for t in request.inputs), len(head)
+
+
+def decode_json_response(message: bytes, header_length: int = -1) -> tuple[dict[str, Any], list[Tensor]]:
+    """An HTTP inference answer: its document, and its outputs as tensors."""
+    end = len(message) if header_length < 0 else header_length
+    document = json.loads(message[:end].decode(), parse_constant=refuse_constant)
+    tail = message[end:]
+    outputs = []
+    for entry in document["outputs"]:
+        name, datatype, shape = entry["name"], entry["datatype"], tuple(entry["shape"])
+        if "data" in entry:
+            raw = raw_from_json(datatype, entry["data"], shape)
+        else:
+            size = entry["parameters"]["binary_data_size"]
+            raw, tail = tail[:size], tail[size:]
+        outputs.append(checked(Tensor(name, datatype, shape, raw)))
+    if tail:
+        raise ValueError("bytes left over")
+    return document, outputs

@@ -1,0 +1,124 @@
+// The outputs of one batch, dealt out to the requests that made it up, in order. Copies nothing: each request gets views
+// into the slot. What the worker wrote is checked here and nowhere else.
+#pragma once
+
+#include "lanes.hpp"
+#include "signature.hpp"
+
+namespace sluice {
+
+class Scatter {
+public:
+    // False when the outputs cannot be what the signature and the batch say.
+    bool open(const Signature& signature, LaneHeader* lane, int slot, bool batched, int64_t rows, uint64_t wanted) {
+        const Slot& s = lane->slot[slot];
+        count_ = s.output_count;
+        if (count_ > uint32_t(kLaneTensors)) return false;
+        batched_ = batched;
+        given_ = 0;
+        const uint8_t* base = lane_outputs(lane, slot);
+        for (uint32_t i = 0; i < count_; ++i) {
+            SlotTensor& t = tensors_[i];
+            if (!read_output(s, int(i), lane->slot_bytes, t)) return false;
+            if (t.index >= uint32_t(kLaneTensors) || (given_ >> t.index & 1)) return false;
+            if (batched && (t.rank == 0 || t.shape[0] != rows)) return false;
+            at_[i] = base + t.offset;
+            end_[i] = at_[i] + t.size;
+            elements_[i] = 1;
+            for (uint32_t d = batched ? 1 : 0; d < t.rank; ++d) elements_[i] *= uint64_t(t.shape[d]);
+            position_[t.index] = i;
+            given_ |= uint64_t{1} << t.index;
+        }
+        for (const TensorSpec& spec : signature.outputs) {
+            if (!(wanted >> spec.index & 1)) continue;
+            if (!(given_ >> spec.index & 1)) return false;
+            const SlotTensor& t = tensors_[position_[spec.index]];
+            if (DataType(t.datatype) != spec.datatype || (spec.reshaped && int32_t(t.rank) != spec.engine_rank)) return false;
+        }
+        return true;
+    }
+
+    // Moves on to the next request of the batch, which has `rows` rows. False when a BYTES output ends too early.
+    bool next(int64_t rows) {
+        for (uint32_t i = 0; i < count_; ++i) {
+            const SlotTensor& t = tensors_[i];
+            const uint64_t elements = elements_[i] * uint64_t(batched_ ? rows : 1);
+            size_t span = size_t(elements) * element_size(DataType(t.datatype));
+            if (DataType(t.datatype) == DataType::BYTES && !bytes_span(at_[i], size_t(end_[i] - at_[i]), elements, span)) return false;
+            if (span > size_t(end_[i] - at_[i])) return false;
+            data_[i] = at_[i];
+            size_[i] = span;
+            at_[i] += span;
+        }
+        return true;
+    }
+
+    // The current request's part of a wanted output.
+    void view(const TensorSpec& spec, int64_t rows, OutputView& out) const {
+        const uint32_t i = position_[spec.index];
+        const SlotTensor& t = tensors_[i];
+        out.name = spec.name;
+        out.data = data_[i];
+        out.size = size_[i];
+        out.rank = int32_t(t.rank);
+        std::memcpy(out.shape, t.shape, sizeof t.shape);
+        if (batched_) out.shape[0] = rows;
+        if (spec.reshaped) {
+            translate(spec.engine_shape, spec.engine_rank, out.shape, spec.shape, spec.rank, out.shape);
+            out.rank = spec.rank;
+        }
+        out.datatype = DataType(t.datatype);
+        out.binary = -1;
+    }
+
+private:
+    // The bytes of `count` length-prefixed elements.
+    static bool bytes_span(const uint8_t* at, size_t size, uint64_t count, size_t& span) {
+        const uint8_t* p = at;
+        size_t left = size;
+        for (uint64_t i = 0; i < count; ++i) {
+            uint32_t length;
+            if (left < 4) return false;
+            std::memcpy(&length, p, 4);
+            if (left - 4 < length) return false;
+            p += 4 + size_t(length);
+            left -= 4 + size_t(length);
+        }
+        span = size_t(p - at);
+        return true;
+    }
+
+    SlotTensor tensors_[kLaneTensors];
+    const uint8_t* at_[kLaneTensors];
+    const uint8_t* end_[kLaneTensors];
+    const uint8_t* data_[kLaneTensors];
+    size_t size_[kLaneTensors];
+    uint64_t elements_[kLaneTensors];
+    uint32_t position_[kLaneTensors];
+    uint32_t count_ = 0;
+    uint64_t given_ = 0;
+    bool batched_ = false;
+};
+
+// The answer's outputs: those the request lists, in its order, else all of the signature's.
+inline void collect_views(const Signature& s, const Scatter& scatter, InferRequest& r, int64_t rows,
+                          std::vector<OutputView>& views) {
+    const bool batched = s.max_batch_size > 0;
+    views.clear();
+    if (r.outputs.empty()) {
+        for (const TensorSpec& spec : s.outputs) {
+            views.emplace_back();
+            scatter.view(spec, rows, views.back());
+        }
+        return;
+    }
+    for (const RequestedOutput& wanted : r.outputs) {
+        const TensorSpec& spec = s.outputs[size_t(s.find_output(wanted.name))];
+        views.emplace_back();
+        scatter.view(spec, rows, views.back());
+        views.back().binary = wanted.binary;
+        if (wanted.classification > 0) classify(spec, batched, wanted.classification, views.back(), r.arena);
+    }
+}
+
+}  // namespace sluice
