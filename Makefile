@@ -17,7 +17,7 @@ NATIVE := build/native
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev
-TEST_PACKAGES := curl nghttp2-client openssl
+TEST_PACKAGES := curl nghttp2-client openssl $(if $(shell command -v npm),,nodejs npm)
 SANITIZE_PACKAGES :=
 FUZZ_PACKAGES := clang
 BENCH_PACKAGES := wrk nghttp2-client
@@ -54,6 +54,25 @@ lint: $(STAMPS)/dev native ## ruff, mypy --strict, cython-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/cython-lint kernels
+
+SANITIZE := build/sanitize
+# Memory errors and undefined behaviour end the process; leaks are not looked for, the interpreter keeps memory for life.
+SANITIZE_ENV = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_abort=1:allocator_may_return_null=1 \
+  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
+  PYTHONPATH="$(CURDIR)/$(SANITIZE)/site"
+SANITIZE_TESTS ?= tests/kernels tests/gateway tests/registry tests/behaviour
+
+.PHONY: sanitize
+sanitize: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## the tests under AddressSanitizer and UBSan
+	@cmake -S kernels -B $(SANITIZE) -G Ninja -DSLUICE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DSLUICE_IN_PLACE=OFF -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" >$(STAMPS)/cmake-sanitize.log
+	@cmake --build $(SANITIZE)
+	@mkdir -p $(SANITIZE)/site
+	@# Every interpreter of the run, workers included, finds these modules before those in the checkout.
+	@printf 'import kernels\nkernels.__path__.insert(0, "%s")\n' "$(CURDIR)/$(SANITIZE)" >$(SANITIZE)/site/sitecustomize.py
+	@$(SANITIZE_ENV) $(BIN)/python -c 'import kernels.wire as m; assert "$(SANITIZE)" in m.__file__, m.__file__'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_ENV) $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
 
 .PHONY: native
 native: $(STAMPS)/venv ## build what changed of the native modules

@@ -3,8 +3,6 @@
 SluiceError
 ├── RequestError                  what one caller asked for cannot be done; the next caller's may
 │   ├── InvalidRequest            the request contradicts itself or the protocol
-│   │   └── InvalidVersion        a version that is not a number
-│   ├── LimitExceeded             larger than a limit allows
 │   ├── UnknownModel              no model has that name
 │   │   ├── UnknownVersion        the model has no such version
 │   │   └── NoVersionAvailable    the model is known, and none of its versions may be served
@@ -12,8 +10,6 @@ SluiceError
 │   ├── VersionNotReady           the version exists and is not ready
 │   ├── Unsupported               the protocol has it, Sluice does not
 │   ├── ControlNotAllowed         load or unload while the model repository decides by itself
-│   ├── DeadlineExceeded          the caller's time is over
-│   ├── Overloaded                turned away because too much is waiting
 │   └── NotServing                starting, or draining
 ├── ModelError                    a model, not a caller, is at fault
 │   ├── ConfigError               config.pbtxt is wrong
@@ -46,24 +42,6 @@ class InvalidRequest(RequestError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-
-
-class InvalidVersion(InvalidRequest):
-    """A version that is not a number, as Triton's protocol wants it."""
-
-    def __init__(self, model: str, version: str) -> None:
-        super().__init__("not a number")
-        self.model = model
-        self.version = version
-
-
-class LimitExceeded(RequestError):
-    """`what` is `actual` (when known) where at most `limit` is allowed."""
-
-    def __init__(self, what: str, limit: int, actual: int | None = None) -> None:
-        self.what = what
-        self.limit = limit
-        self.actual = actual
 
 
 class UnknownModel(RequestError):
@@ -110,18 +88,6 @@ class Unsupported(RequestError):
 
 class ControlNotAllowed(RequestError):
     """A load or unload was asked for while the model repository decides by itself (control mode none or poll)."""
-
-
-class DeadlineExceeded(RequestError):
-    """The caller's time is over."""
-
-
-class Overloaded(RequestError):
-    """Turned away because too much is waiting; worth another try after `retry_after` seconds."""
-
-    def __init__(self, model: str, retry_after: float) -> None:
-        self.model = model
-        self.retry_after = retry_after
 
 
 class NotServing(RequestError):

@@ -22,9 +22,23 @@ from kernels.meters import HistogramSnapshot, Meters
 PROTOCOLS = ("http", "grpc")
 """By `exchange.Protocol`."""
 CODES = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
 )
 """Names of gRPC status codes, by number."""
 SHED_REASONS = ("queue_rows", "queue_bytes", "predicted_wait", "expired")
@@ -56,20 +70,25 @@ class Served(Protocol):
     @property
     def role(self) -> str:
         """`stable`, `canary` or `shadow`."""
+
     @property
     def state(self) -> str:
         """One of `STATES`."""
+
     @property
     def reason(self) -> str:
         """Why the state is not READY; empty when there is nothing to say."""
+
     @property
     def meters(self) -> Meters: ...
     @property
     def in_flight(self) -> int:
         """Requests accepted and not yet answered, queued ones included."""
+
     @property
     def queued(self) -> int:
         """Requests in the queue."""
+
     @property
     def queue_rows(self) -> int: ...
     @property
@@ -77,9 +96,11 @@ class Served(Protocol):
     @property
     def load_seconds(self) -> float:
         """From the start of the load to READY; 0 until then."""
+
     @property
     def restarts(self) -> int:
         """Workers started again after a death."""
+
     @property
     def instances(self) -> int:
         """Workers that can run a batch now."""
@@ -147,11 +168,13 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 def _traffic(served: Sequence[Served]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
-        "sluice_requests", "Requests answered, by gRPC status name over both protocols",
+        "sluice_requests",
+        "Requests answered, by gRPC status name over both protocols",
         labels=[*_VERSION, "protocol", "code"],
     )
     durations = HistogramMetricFamily(
-        "sluice_request_duration_seconds", "From the end of a request's headers to its answer, whatever the outcome",
+        "sluice_request_duration_seconds",
+        "From the end of a request's headers to its answer, whatever the outcome",
         labels=[*_VERSION, "protocol"],
     )
     queue = HistogramMetricFamily(
@@ -186,9 +209,7 @@ def _state(served: Sequence[Served]) -> Iterator[Metric]:
     rows = GaugeMetricFamily("sluice_queue_rows", "Rows that wait for a batch", labels=_VERSION)
     nbytes = GaugeMetricFamily("sluice_queue_bytes", "Input bytes that wait for a batch", labels=_VERSION)
     instances = GaugeMetricFamily("sluice_instances", "Workers that can run a batch now", labels=_VERSION)
-    restarts = CounterMetricFamily(
-        "sluice_worker_restarts", "Workers started again after a death", labels=_VERSION
-    )
+    restarts = CounterMetricFamily("sluice_worker_restarts", "Workers started again after a death", labels=_VERSION)
     state = GaugeMetricFamily(
         "sluice_model_state", "1 for the state that the version is in, 0 for the others", labels=[*_VERSION, "state"]
     )

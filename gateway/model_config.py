@@ -1,4 +1,4 @@
-"""config.pbtxt to a complete ModelConfig: parse, fill in what the engine knows, normalise; and its JSON form.
+"""config.pbtxt to a complete ModelConfig: parse, fill in what the engine knows, normalise.
 
 Two steps that need nothing but their arguments: `parse` reads what an operator wrote, `complete` adds what follows from
 the model file and the machine. What may not be served or does not fit is decided in `gateway.model_config_checks`;
@@ -8,13 +8,11 @@ nothing here touches a file, a worker or a version.
 from __future__ import annotations
 
 import re
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format, text_format
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from gateway.errors import ConfigError
 from gateway.model_config_checks import (
@@ -203,35 +201,3 @@ def _normalise_group(group: ModelInstanceGroup, name: str, gpus: Sequence[int]) 
         group.kind = ModelInstanceGroup.KIND_GPU if gpus else ModelInstanceGroup.KIND_CPU
     if group.kind == ModelInstanceGroup.KIND_GPU and not group.gpus:
         group.gpus.extend(gpus)
-
-
-def to_json(config: Message) -> dict[str, Any]:
-    """Any configuration message as JSON-ready data in the form that Triton's clients parse.
-
-    Proto names; every field without presence printed, empty lists and maps included; unset messages and unset members
-    of a oneof left out; 64-bit integers as numbers; enums as names.
-    """
-    return {
-        field.name: _json_field(config, field)
-        for field in config.DESCRIPTOR.fields
-        if not field.has_presence or config.HasField(field.name)
-    }
-
-
-def _json_field(message: Message, field: FieldDescriptor) -> Any:
-    value = getattr(message, field.name)
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        entry = field.message_type.fields_by_name["value"]
-        return {str(key): _json_value(value[key], entry) for key in sorted(value)}
-    if isinstance(value, MutableSequence):
-        return [_json_value(item, field) for item in value]
-    return _json_value(value, field)
-
-
-def _json_value(value: Any, field: FieldDescriptor) -> Any:
-    if field.message_type is not None:
-        return to_json(value)
-    if field.enum_type is not None:
-        named = field.enum_type.values_by_number.get(value)
-        return named.name if named else value
-    return value

@@ -1,18 +1,18 @@
-"""The life cycle of model versions: watches the source, brings versions up beside those that serve, and takes them down.
+"""The life cycle of model versions: watches the source, brings versions up beside those that serve, takes them down.
 
-What to do is decided by `gateway.reconcile`; this is the shell that does it, with tasks that `run` owns. It knows workers
-and the data plane only by the two protocols below.
+What to do is decided by `gateway.reconcile`; this is the shell that does it, with tasks that `run` owns. It knows
+workers and the data plane only by the protocols of `gateway.models_ports`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gateway.deployments import Backoff, Deployment, Event, IndexRow, Load, Unload, Verify
 from gateway.errors import (
@@ -21,88 +21,25 @@ from gateway.errors import (
     LoadFailed,
     ModelLoadFailed,
     ModelNotInRepository,
+    NotServing,
+    UnknownModel,
     Unsupported,
 )
 from gateway.lifecycle import State
 from gateway.model_config import MODEL_FILENAME, Defaults, WrittenConfig, complete, parse_json
-from gateway.model_config_checks import EngineDescription
+from gateway.models_ports import Clock, Group, Launcher, MonotonicClock, Publisher
 from gateway.reconcile import Reconciler
 from gateway.serving_plan import ServingPlan, draw
 from gateway.settings import ModelsSettings
+from gateway.watch import SETTLE_SECONDS, Watch
 from registry.errors import SourceUnavailable, StagingFailed
 from registry.sources import Source, VersionListing
-from registry.sources.settling import Settling
 from registry.staging import Staged, Staging, digest
-
-SETTLE_SECONDS = 0.25
-"""Between the two scans that must agree, where the poll interval does not say otherwise."""
-
-logger = logging.getLogger("sluice.models")
-
-
-class Group(Protocol):
-    """All instances of one version."""
-
-    @property
-    def failure(self) -> str:
-        """Why none is up; empty while one is, or may soon be."""
-
-    async def stop(self) -> None: ...
-
 
 G = TypeVar("G", bound=Group)
 R = TypeVar("R")
 
-
-class Launcher(Protocol[G]):
-    """What brings versions up."""
-
-    async def describe(self, model: str, version: str, path: Path, parameters: Mapping[str, str]) -> EngineDescription:
-        """The engine's description of a model file. Raises LoadFailed."""
-
-    async def launch(
-        self, plan: ServingPlan, version: str, path: Path, on_failed: Callable[[str], None], on_recovered: Callable[[], None]
-    ) -> G:  # fmt: skip
-        """All instances of a version, ready and warm. Raises LoadFailed; leaves nothing behind then, or when cancelled.
-
-        `on_failed` is called when none is up and they keep dying, `on_recovered` when one is up again after that.
-        """
-
-
-class Publisher(Protocol[G]):
-    """What answers requests: the data plane."""
-
-    def publish(self, model: str, version: int, plan: ServingPlan, group: G) -> None:
-        """Answer for this version with this group from now on: in one step, in place of the group that did so before.
-        A call that names no version goes to the highest one that is published and not suspended."""
-
-    def suspend(self, model: str, version: int, group: G) -> None:
-        """The group has no instance left that stays up: refuse what is queued for it and what comes, until it is
-        published again. Nothing happens when another group answers for the version by now."""
-
-    async def withdraw(self, model: str, version: int, group: G) -> None:
-        """Give the group no new request; returns when it has answered every one that it was given. When another group
-        answers for the version by now, it goes on doing so."""
-
-
-class Clock(Protocol):
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-    async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
-        """Until the event is set, or that time has passed; None is for ever."""
-
-
-class MonotonicClock:
-    def now(self) -> float:
-        return time.monotonic()
-
-    async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
+logger = logging.getLogger("sluice.models")
 
 
 def log_event(event: Event) -> None:
@@ -140,22 +77,18 @@ class Models(Generic[G]):
         settings: ModelsSettings, defaults: Defaults, on_event: Callable[[Event], None] = log_event,
         backoff: Backoff = Backoff(), clock: Clock | None = None, settle_seconds: float = SETTLE_SECONDS,
     ) -> None:  # fmt: skip
-        self._source, self._launcher, self._publisher, self._staging = source, launcher, publisher, staging
+        self._launcher, self._publisher, self._staging = launcher, publisher, staging
         self._settings, self._defaults = settings, defaults
         self._clock = clock or MonotonicClock()
-        self._settle_seconds = settle_seconds
         self._is_explicit = settings.control_mode == "explicit"
         self._on_event = on_event
         self._listeners: list[Callable[[], None]] = []
         self._reconciler = Reconciler(
             is_explicit=self._is_explicit, load_parallelism=settings.load_parallelism, backoff=backoff, emit=self._emit
         )
-        # One scan at a time; `_is_lost` is whether the last one found no source.
-        self._scanning = asyncio.Lock()
-        self._settling = Settling()
-        self._scans = 0
-        self._is_lost = False
-        self._look_at: float | None = None if self._is_explicit else self._clock.now()
+        self._watch = Watch(
+            source, self._reconciler.observe, self._emit, settings, clock=self._clock, settle_seconds=settle_seconds
+        )
         # Tasks that bring up, and what came up. A deployment is in one of them from Load to `unloaded` or `failed`.
         self._loading: dict[Deployment, asyncio.Task[None]] = {}
         self._live: dict[Deployment, _Live[G]] = {}
@@ -163,27 +96,39 @@ class Models(Generic[G]):
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._is_stopping = False
+        self._ended = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
 
     # Life
 
     async def run(self) -> None:
         """Follows the source until `stop`, then returns when everything is unloaded. Cancelled, it stops all instances
-        at once. Any other end is a bug."""
-        await asyncio.to_thread(self._staging.prepare)
+        without a drain. Any other end is a bug, and the caller's to make fatal."""
+        await asyncio.to_thread(self._staging.open)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 if self._is_explicit:
                     await self._start_explicit()
-                await self._watch()
+                await self._loop()
         finally:
             self._tasks = None
+            self._reconciler.shut()
             await asyncio.gather(*(live.group.stop() for live in self._live.values()))
+            await asyncio.to_thread(self._staging.close)
+            self._ended.set()
 
-    def stop(self) -> None:
-        """Nothing is wanted any more: `run` withdraws, drains and stops all versions and returns."""
+    async def start(self) -> None:
+        """Has `run` run in a task of its own, whose unexpected end is told to the loop's exception handler."""
+        self._runner = asyncio.create_task(self.run(), name="life cycle of models")
+        self._runner.add_done_callback(_shout)
+
+    async def stop(self) -> None:
+        """Withdraws, drains and stops all versions; returns when `run` has. Idempotent. Cancelled, it has begun."""
         self._is_stopping = True
         self._reconciler.shut()
         self._wake.set()
+        if self._tasks is not None or (self._runner is not None and not self._runner.done()):
+            await self._ended.wait()
 
     async def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Loads a model as the source holds it now, or as `config` in the parameters says; returns when all versions
@@ -192,13 +137,14 @@ class Models(Generic[G]):
         Raises:
             ControlNotAllowed: the control mode is not explicit.
             ModelNotInRepository: the source does not hold it.
+            NotServing: not running, or stopping.
             ModelLoadFailed: a version did not come up, or the configuration cannot be served.
             Unsupported: files in the request.
         """
         self._require_explicit()
         override = _override(name, parameters or {})
         try:
-            await self._look_twice()
+            await self._watch.look_twice()
             is_known = self._reconciler.request(name, override)
         except SourceUnavailable as error:
             raise ModelLoadFailed(name, f"{error.place}: {error.reason}") from error
@@ -214,11 +160,11 @@ class Models(Generic[G]):
         """Unloads all versions of a model; returns when the last request is answered and the last instance stopped.
 
         No model depends on another here, so `unload_dependents` changes nothing. A model that is known and not loaded
-        is fine. Raises ControlNotAllowed and ModelNotInRepository.
+        is fine. Raises ControlNotAllowed, UnknownModel and NotServing.
         """
         self._require_explicit()
         if not self._reconciler.release(name):
-            raise ModelNotInRepository(name)
+            raise UnknownModel(name)
         self._advance()
         await self._until(lambda: self._reconciler.is_gone(name) or None)
 
@@ -254,62 +200,29 @@ class Models(Generic[G]):
 
     # The loop
 
-    async def _watch(self) -> None:
+    async def _loop(self) -> None:
         while True:
-            self._wake.clear()
-            if not self._is_stopping and self._look_at is not None and self._look_at <= self._clock.now():
-                await self._follow()
+            if not self._is_stopping and self._watch.is_due(self._clock.now()):
+                await self._watch.follow()
             self._advance()
             if self._is_stopping and self._reconciler.is_idle():
                 return
+            self._wake.clear()
             await self._clock.wait(self._wake, self._pause())
 
     def _pause(self) -> float | None:
         now = self._clock.now()
-        times = [time for time in (self._look_at, self._reconciler.wake_at(now)) if time is not None]
+        times = [time for time in (self._watch.look_at, self._reconciler.wake_at(now)) if time is not None]
         return max(0.0, min(times) - now) if times and not self._is_stopping else None
-
-    async def _follow(self) -> None:
-        """One look at the source, and when to look again: mode none has seen enough once two looks agree."""
-        try:
-            await self._look()
-        except SourceUnavailable as error:
-            if not self._is_lost:
-                self._emit(
-                    Event("repository-unavailable", "error", fields={"place": error.place, "reason": error.reason})
-                )
-            self._is_lost = True
-        else:
-            if self._is_lost:
-                self._emit(Event("repository-recovered"))
-            self._is_lost = False
-        is_settled = self._scans > 1 and self._settling.is_settled
-        pause = self._settings.poll_seconds if self._is_lost or self._scans > 1 else self._settle_seconds
-        is_done = self._settings.control_mode == "none" and is_settled and not self._is_lost
-        self._look_at = None if is_done else self._clock.now() + pause
-
-    async def _look(self) -> None:
-        """Raises SourceUnavailable."""
-        async with self._scanning:
-            scan = await asyncio.to_thread(self._source.scan)
-            self._scans += 1
-            believed = self._settling.believed
-            if self._settling.observe(scan) is not believed or self._scans == 1:
-                self._reconciler.observe(self._settling.believed)
-
-    async def _look_twice(self) -> None:
-        await self._look()
-        await self._clock.wait(asyncio.Event(), self._settle_seconds)
-        await self._look()
 
     async def _start_explicit(self) -> None:
         """Loads what the settings name. What cannot be loaded keeps the server from being ready."""
         try:
-            await self._look_twice()
+            await self._watch.look_twice()
         except SourceUnavailable as error:
-            self._emit(Event("repository-unavailable", "error", fields={"place": error.place, "reason": error.reason}))
+            self._watch.lost(error)
         names = self._settings.load_on_start
-        for name in sorted(self._settling.believed.models) if "*" in names else names:
+        for name in sorted(self._watch.believed.models) if "*" in names else names:
             try:
                 if not self._reconciler.request(name):
                     self._reconciler.miss(name, "not in the model repository")
@@ -322,7 +235,9 @@ class Models(Generic[G]):
         for action in self._reconciler.decide(self._clock.now()):
             match action:
                 case Load(deployment):
-                    self._loading[deployment] = self._spawn(self._load(deployment), f"load {_name(deployment)}")
+                    task = self._spawn(self._load(deployment), f"load {_name(deployment)}")
+                    self._loading[deployment] = task
+                    task.add_done_callback(partial(self._never_ran, deployment))
                 case Unload(deployment) if deployment in self._loading:
                     self._loading[deployment].cancel()
                 case Unload(deployment):
@@ -346,7 +261,10 @@ class Models(Generic[G]):
 
     async def _load(self, deployment: Deployment) -> None:
         try:
-            live = await self._bring_up(deployment)
+            try:
+                live = await self._bring_up(deployment)
+            finally:
+                del self._loading[deployment]
         except asyncio.CancelledError:
             if deployment.state is not State.UNLOADING:
                 raise
@@ -371,9 +289,13 @@ class Models(Generic[G]):
                 self._emit(Event("config-fields-ignored", "warning", deployment.model, str(deployment.version), fields))
             if live.group.failure:
                 self._died(deployment, live.group.failure)
-        finally:
-            del self._loading[deployment]
         self._advance()
+
+    def _never_ran(self, deployment: Deployment, task: asyncio.Task[None]) -> None:
+        """For a load that was called off before its task took its first step; all others have seen to this."""
+        if self._loading.pop(deployment, None) is not None and deployment.state is State.UNLOADING:
+            self._reconciler.unloaded(deployment, self._clock.now())
+            self._advance()
 
     async def _bring_up(self, deployment: Deployment) -> _Live[G]:
         """Copy the files, ask the engine what they are, complete the configuration, start all instances."""
@@ -452,11 +374,19 @@ class Models(Generic[G]):
     def _require_explicit(self) -> None:
         if not self._is_explicit:
             raise ControlNotAllowed
+        if self._is_stopping or self._tasks is None:
+            raise NotServing
 
     def _emit(self, event: Event) -> None:
         self._on_event(event)
         for listener in tuple(self._listeners):
             listener()
+
+
+def _shout(runner: asyncio.Task[None]) -> None:
+    if not runner.cancelled() and (error := runner.exception()) is not None:
+        context = {"message": "this is a bug: models are no longer looked after", "exception": error, "task": runner}
+        runner.get_loop().call_exception_handler(context)
 
 
 def _override(model: str, parameters: Mapping[str, Any]) -> WrittenConfig | None:

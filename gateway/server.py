@@ -7,12 +7,16 @@ before models load (and say "not ready" until they have), readiness is withdrawn
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import logging
+import os
 import resource
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvloop
 
@@ -23,12 +27,18 @@ from gateway.frontends.grpc import INFER_PATH, GrpcFrontend
 from gateway.frontends.http import HttpFrontend
 from gateway.frontends.status import HTTP_STATUS
 from gateway.listeners import Connection, Listener, server_context
+from gateway.errors import SettingsError
+from gateway.model_config import Defaults
 from gateway.models import Models
 from gateway.settings import GrpcSettings, HttpSettings, Settings
+from gateway.version_group import WorkerLauncher
+from gateway.workers.placement import pin_thread, usable_cpus, usable_gpus
 from gateway.workers.supervisor import Supervisor
 from kernels.http1 import Http1Limits, Http1Protocol
 from kernels.http2 import Http2Limits, Http2Protocol, Http2Shared
 from kernels.receive import ReceiveBuffer
+from registry.sources.directory import DirectorySource
+from registry.staging import Staging
 
 _log = logging.getLogger("sluice.server")
 
@@ -55,13 +65,22 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        data_dir = _claim(settings.data_dir)
+        loop.set_default_executor(ThreadPoolExecutor(initializer=pin_thread, initargs=(usable_cpus(),)))
         supervisor = Supervisor(settings.workers)
         plane = DataPlane(settings)
-        models = Models(settings, supervisor, plane)
+        models = Models(
+            DirectorySource(settings.model_repository),
+            WorkerLauncher(supervisor, settings.workers),
+            plane,
+            Staging(data_dir / "staged"),
+            settings=settings.models,
+            defaults=Defaults(settings.models.default_max_batch_size, usable_gpus()),
+        )
         plane.connect(models)
         admin = AdminPlane(settings.admin, settings.admin_port, plane, plane, self._stopping.set)
-        async with asyncio.TaskGroup() as controls:
-            control = ModelControl(plane, controls, is_allowed=settings.models.control_mode == "explicit")
+        async with asyncio.TaskGroup() as tasks:
+            control = ModelControl(plane, tasks, is_allowed=settings.models.control_mode == "explicit")
             grpc = GrpcFrontend(plane, control)
             http_listener, grpc_listener = self._listeners(plane, HttpFrontend(plane, control), grpc)
             try:
@@ -80,16 +99,19 @@ class Server:
                 )
                 await supervisor.start()
                 plane.start()
-                await models.start()
+                life_cycle = tasks.create_task(models.run(), name="life cycle of models")
                 # Nothing that exists now is garbage: later collections need not walk it.
                 gc.collect()
                 gc.freeze()
                 await self._stopping.wait()
                 await self._drain(plane, grpc, http_listener, grpc_listener)
+                http_listener.close()
+                grpc_listener.close()
+                models.stop()
+                await life_cycle
             finally:
                 http_listener.close()
                 grpc_listener.close()
-                await models.stop()
                 plane.stop()
                 await supervisor.stop()
                 await admin.stop()
@@ -184,11 +206,15 @@ def http1_limits(settings: HttpSettings) -> Http1Limits:
 def http2_limits(settings: GrpcSettings) -> Http2Limits:
     return Http2Limits(
         max_message_bytes=settings.max_message_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
         max_inflate_ratio=settings.max_inflate_ratio,
         max_concurrent_streams=settings.max_concurrent_streams,
         max_header_bytes=settings.max_header_bytes,
         max_resets_per_minute=settings.max_resets_per_minute,
+        max_control_frames_per_minute=settings.max_control_frames_per_minute,
         header_timeout=settings.header_timeout_seconds,
+        body_timeout=settings.body_timeout_seconds,
+        write_timeout=settings.write_timeout_seconds,
         idle_timeout=settings.idle_timeout_seconds,
         keepalive_time=settings.keepalive_time_seconds,
         keepalive_timeout=settings.keepalive_timeout_seconds,
@@ -196,6 +222,7 @@ def http2_limits(settings: GrpcSettings) -> Http2Limits:
         max_ping_strikes=settings.max_ping_strikes,
         stream_window=settings.stream_window_bytes,
         connection_window=settings.connection_window_bytes,
+        compression_min_bytes=settings.compression_min_bytes,
     )
 
 
@@ -212,3 +239,19 @@ def _raise_file_limit(settings: Settings) -> None:
             "fewer open files than connections are allowed",
             extra={"action": "file-limit", "limit": soft, "wanted": wanted},
         )
+
+
+def _claim(folder: Path) -> Path:
+    """The data folder, made when absent and held by this process until it ends. SettingsError when another has it."""
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError("data_dir", f"{folder} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise SettingsError("data_dir", f"{folder} is in use by another gateway; give each its own") from None
+    return folder

@@ -30,9 +30,7 @@ class Leaf:
     """The inclusive limits of a number."""
 
 
-def leaf(
-    default: Any, help: str, unit: str = "", *, low: float | None = None, high: float | None = None
-) -> Any:
+def leaf(default: Any, help: str, unit: str = "", *, low: float | None = None, high: float | None = None) -> Any:
     """A dataclass field that documents itself."""
     return field(default=default, metadata={METADATA: Leaf(help, unit, low, high)})
 
@@ -59,7 +57,7 @@ class HttpSettings:
 
     max_connections: int = count(32768, "open connections; more are closed at once")
     max_header_bytes: int = size(16 * KIB, "request line and headers together", high=MIB)
-    max_headers: int = count(100, "header fields of one request", high=10_000)
+    max_headers: int = count(100, "header fields of one request", high=256)
     max_target_bytes: int = size(8 * KIB, "the request target: path and query", high=MIB)
     max_body_bytes: int = size(64 * MIB, "one request body, also after decompression", high=2 * GIB)
     max_inflate_ratio: int = count(100, "how many times larger decompression may make a body")
@@ -77,18 +75,23 @@ class GrpcSettings:
 
     max_connections: int = count(32768, "open connections; more are closed at once")
     max_message_bytes: int = size(64 * MIB, "one message, also after decompression", high=2 * GIB)
+    max_buffered_bytes: int = size(256 * MIB, "unfinished messages of one connection together")
     max_inflate_ratio: int = count(100, "how many times larger decompression may make a message")
     max_concurrent_streams: int = count(1024, "streams open at once on one connection", high=1_000_000)
     max_header_bytes: int = size(16 * KIB, "request headers after HPACK", high=MIB)
-    max_resets_per_minute: int = count(6000, "streams that a client may reset before it is told to go away")
-    header_timeout_seconds: float = seconds(5.0, "from connecting to the end of the first request's headers")
-    idle_timeout_seconds: float = seconds(3600.0, "a connection without streams is kept open")
+    max_resets_per_minute: int = count(6000, "young streams that a client may reset before it is told to go away")
+    max_control_frames_per_minute: int = count(10_000, "frames that do no work before the client is told to go away")
+    header_timeout_seconds: float = seconds(5.0, "for the connection preface, and for each block of headers")
+    body_timeout_seconds: float = seconds(30.0, "for a message of ordinary size to arrive; large ones get more")
+    write_timeout_seconds: float = seconds(60.0, "without progress of an answer that the client does not read")
+    idle_timeout_seconds: float = seconds(600.0, "a connection without streams is kept open")
     keepalive_time_seconds: float = seconds(7200.0, "of silence before the gateway sends a ping")
     keepalive_timeout_seconds: float = seconds(20.0, "the answer to that ping may take")
     min_ping_interval_seconds: float = seconds(5.0, "between a client's pings while no data moves")
     max_ping_strikes: int = count(2, "pings that come too soon before the client is told to go away", low=0)
     stream_window_bytes: int = size(MIB, "flow-control window of one stream", low=65535, high=2 * GIB - 1)
-    connection_window_bytes: int = size(16 * MIB, "flow-control window of one connection", low=65535, high=2 * GIB - 1)
+    connection_window_bytes: int = size(8 * MIB, "flow-control window of one connection", low=65535, high=2 * GIB - 1)
+    compression_min_bytes: int = size(KIB, "smallest answer that is compressed for a client that accepts it", low=0)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class ModelsSettings:
 class RequestsSettings:
     """What one inference request may declare, checked before anything is allocated for it."""
 
-    max_tensors: int = count(64, "input tensors, and requested outputs", high=4096)
+    max_in_flight: int = count(65536, "requests between admission and answer; one more is refused", high=10_000_000)
+    max_tensors: int = count(64, "input tensors, and requested outputs", high=64)
     max_json_depth: int = count(32, "nesting of a JSON body", high=1024)
     max_tensor_bytes: int = size(GIB, "the product of a shape times the element size")
 

@@ -25,8 +25,19 @@ from gateway.settings import GIB, KIB, METADATA, MIB, Leaf, Settings
 PREFIX = "SLUICE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 """Names the YAML file; not a setting itself."""
-_SIZE_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": KIB, "m": 10**6, "mb": 10**6, "mib": MIB,
-               "g": 10**9, "gb": 10**9, "gib": GIB}
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 1000,
+    "kb": 1000,
+    "kib": KIB,
+    "m": 10**6,
+    "mb": 10**6,
+    "mib": MIB,
+    "g": 10**9,
+    "gb": 10**9,
+    "gib": GIB,
+}
 _TIME_UNITS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _UNITS: dict[str, Mapping[str, float]] = {"bytes": _SIZE_UNITS, "seconds": _TIME_UNITS}
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -91,8 +102,9 @@ def build(given: Mapping[str, Given]) -> Settings:
             raise SettingsError(key, _unknown(key, known), value.origin)
     values = {key: known[key].convert(value) for key, value in given.items()}
     settings: Settings = _assemble(Settings, "", values)
-    settings = dataclasses.replace(settings, model_repository=settings.model_repository.expanduser(),
-                                   data_dir=settings.data_dir.expanduser())
+    settings = dataclasses.replace(
+        settings, model_repository=settings.model_repository.expanduser(), data_dir=settings.data_dir.expanduser()
+    )
     _check_together(settings)
     return settings
 
@@ -167,9 +179,12 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("tls.client_ca_file", "is needed by tls.require_client_certificate")
     if tls.client_ca_file is not None and not tls.is_enabled:
         raise SettingsError("tls.certificate_file", "is needed by tls.client_ca_file")
-    for key, path in (("tls.certificate_file", tls.certificate_file), ("tls.private_key_file", tls.private_key_file),
-                      ("tls.client_ca_file", tls.client_ca_file),
-                      ("admin.token_file", settings.admin.token_file)):
+    for key, path in (
+        ("tls.certificate_file", tls.certificate_file),
+        ("tls.private_key_file", tls.private_key_file),
+        ("tls.client_ca_file", tls.client_ca_file),
+        ("admin.token_file", settings.admin.token_file),
+    ):
         if path is not None and not path.is_file():
             raise SettingsError(key, f"there is no file {path}")
     ports = [settings.http_port, settings.grpc_port, settings.admin_port]

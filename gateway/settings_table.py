@@ -1,4 +1,4 @@
-"""Shows all settings as a Markdown table: `python -m gateway.settings_table README.md` writes it between its markers."""
+"""All settings as a Markdown table: `python -m gateway.settings_table README.md` writes it between its markers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _BEYOND_REASON = (86400, 2**31 - 1, 64 * GIB, 2**47)
 def settings_table() -> str:
     """One row a leaf, in the order of the declarations."""
     rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    rows += [f"| `{one.key}` | {_default(one.default, one.leaf)} | {one.leaf.help}{_limits(one)} |" for one in entries()]
+    rows += [
+        f"| `{one.key}` | {_default(one.default, one.leaf)} | {one.leaf.help}{_limits(one)} |" for one in entries()
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -103,8 +103,13 @@ class WorkerLauncher:
         return await self._supervisor.describe(path, parameters=parameters, model=model, version=version)
 
     async def launch(
-        self, plan: ServingPlan, version: str, path: Path, on_failed: Callable[[str], None], on_recovered: Callable[[], None]
-    ) -> VersionGroup:  # fmt: skip
+        self,
+        plan: ServingPlan,
+        version: str,
+        path: Path,
+        on_failed: Callable[[str], None],
+        on_recovered: Callable[[], None],
+    ) -> VersionGroup:
         """All instances of a version, up and warm. Raises LoadFailed; leaves nothing behind then, or when cancelled."""
         group = VersionGroup(self._settings.stop_timeout_seconds, on_failed, on_recovered)
         await group.start([

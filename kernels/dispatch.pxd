@@ -64,7 +64,7 @@ cdef class Deployment:
     cdef size_t slot_bytes
     cdef readonly int64_t in_flight    # submitted, and neither answered nor cancelled
     cdef readonly int64_t in_flight_peak
-    cdef readonly double busy_seconds  # of all lanes, summed over batches
+    cdef readonly double compute_seconds  # in the engine, of all lanes, summed over batches
     cdef cbool idempotent
     cdef cbool dirty                   # waits for its kick at the end of this wake-up
     cdef object on_idle                # called once, when a retiring deployment has answered all

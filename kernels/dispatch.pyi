@@ -38,7 +38,7 @@ class Deployment:
     """One model version: its signature, its queue, the lanes of its workers, its meters.
 
     Args:
-        inputs, outputs: at most 63 of each; shapes as on the wire, -1 where free, a leading -1 when the model batches.
+        inputs, outputs: at most 64 of each; shapes as on the wire, -1 where free, a leading -1 when the model batches.
         max_batch_size: rows a batch may have; 0 for a model without a batch dimension.
         slot_bytes: size of a lane's input area, the limit of one request's inputs.
         idempotent: whether a request may run again after its batch failed or its worker died.
@@ -50,7 +50,7 @@ class Deployment:
     meters: Meters
     in_flight: int
     in_flight_peak: int
-    busy_seconds: float
+    compute_seconds: float
     def __init__(
         self,
         model: str,
@@ -110,7 +110,7 @@ class Dispatcher(Intake):
         *,
         call_soon: Callable[[Callable[[], object]], object],
         max_in_flight: int = 65536,
-        max_tensors: int = 63,
+        max_tensors: int = 64,
         max_json_depth: int = 32,
         max_tensor_bytes: int = ...,
         max_pooled: int = 4096,

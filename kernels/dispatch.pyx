@@ -88,8 +88,8 @@ cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
             for i, dim in enumerate(tensor.engine_shape):
                 spec.engine_shape[<int>i] = dim
         specs.push_back(spec)
-    if specs.size() > kLaneTensors - 1:
-        raise ValueError(f"{specs.size()} tensors, {kLaneTensors - 1} at most")
+    if specs.size() > kLaneTensors:
+        raise ValueError(f"{specs.size()} tensors, {kLaneTensors} at most")
     return 0
 
 
@@ -295,7 +295,6 @@ cdef class Deployment:
         if lane.last_harvest > started:
             started = lane.last_harvest
         lane.last_harvest = now
-        self.busy_seconds += now - started
         if slot_state(s[0]) == SLOT_FAILED:
             size = s.message_size
             message = clipped(string_view(s.message, min(size, <uint32_t>kLaneMessage)), kLaneMessage)
@@ -338,6 +337,7 @@ cdef class Deployment:
                                       compute_end - compute_start, now - compute_end)
             self.answer(x, now)
             x = following
+        self.compute_seconds += compute_end - compute_start
         self.meters.executed(rows, compute_start - head.started, compute_end - compute_start, now - compute_end,
                              epoch_ms())
         return True
@@ -460,7 +460,7 @@ cdef class Deployment:
 
 
 cdef class Dispatcher(Intake):
-    def __init__(self, *, call_soon, int64_t max_in_flight=65536, size_t max_tensors=kLaneTensors - 1,
+    def __init__(self, *, call_soon, int64_t max_in_flight=65536, size_t max_tensors=kLaneTensors,
                  size_t max_json_depth=32, size_t max_tensor_bytes=<size_t>1 << 30, int max_pooled=4096):
         self.call_soon = call_soon
         self.max_in_flight = max_in_flight

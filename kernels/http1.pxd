@@ -65,7 +65,9 @@ cdef class Http1Protocol(RequestOwner):
     cdef void refuse(self, int status, const char* reason, bint is_head) noexcept
     cdef void drop_receiving(self) noexcept
     cdef bint has_room(self) noexcept
+    cdef bint has_backlog(self) noexcept
     cdef bint can_resume(self) noexcept
+    cdef void end_requests(self) noexcept
     cdef void advance(self) noexcept
     cdef void emit(self, Slot& slot, bint last) noexcept
     cdef void emit_exchange(self, Exchange exchange, Answer& answer, Coding coding) noexcept

@@ -144,19 +144,12 @@ cdef class Http1Protocol(RequestOwner):
         self.has_eof = True
         if self.is_lost or self.is_closing:
             return False
-        if self.reading == BODY:
-            self.drop_receiving()
-            self.slots.pop_back()
-        if not (self.is_stalled and self.pending.size()):
-            self.reading = STOPPED
-            if not self.slots.empty():
-                self.slots.back().close = True
-        if self.slots.empty() and self.reading == STOPPED:
-            self.is_finishing = True
+        if not self.has_backlog():
+            self.end_requests()
         if self.is_finishing or self.out.is_tls:
             self.write_out()
             return False
-        if not self.slots.front().is_1_0 and self.out.fd >= 0:
+        if not self.slots.empty() and not self.slots.front().is_1_0 and self.out.fd >= 0:
             append_continue(self.out.output)
             self.write_out()
         return not self.out.is_peer_gone()
@@ -175,26 +168,33 @@ cdef class Http1Protocol(RequestOwner):
             self.take(NULL, 0)
         finally:
             self.in_callback = False
-        if self.has_eof and not (self.reading == HEAD and self.pending.size() and not self.has_room()):
-            self.reading = STOPPED
-            if self.slots.empty():
-                self.is_finishing = True
-            else:
-                self.slots.back().close = True
-        if self.reading == STOPPED or self.has_room():
+        if self.is_lost:
+            return
+        if self.has_eof and not self.has_backlog():
+            self.end_requests()
+        if self.reading != HEAD or (self.has_room() and not self.has_backlog()):
             self.is_stalled = False
-            if not self.has_eof and not self.is_lost:
+            if not self.has_eof and not self.is_closing:
                 self.transport.resume_reading()
         self.settle()
+
+    cdef void end_requests(self) noexcept:
+        # What has been taken is all that this connection will bring.
+        if self.reading == BODY:
+            self.drop_receiving()
+            self.slots.pop_back()
+        self.reading = STOPPED
+        if self.slots.empty():
+            self.is_finishing = True
+        else:
+            self.slots.back().close = True
 
     # --- The listener's side --------------------------------------------------------------------------------------
 
     def drain(self):
         self.is_draining = True
-        if self.is_lost or self.in_callback:
-            return
-        if self.slots.empty() and self.reading == HEAD and self.pending.size() == 0:
-            self.close()
+        if not self.in_callback:
+            self.settle()
 
     def close_now(self):
         if not self.is_lost:
@@ -213,7 +213,7 @@ cdef class Http1Protocol(RequestOwner):
             if self.out.is_queued:
                 self.closing_at = now
             elif now - self.closing_at > self.limits.linger_timeout:
-                self.abort()
+                self.close()
         elif self.reading == BODY:
             if now - self.read_at > self.limits.body_timeout:
                 self.refuse(408, b"timed out waiting for the request body", False)
@@ -395,6 +395,7 @@ cdef class Http1Protocol(RequestOwner):
     cdef void refuse(self, int status, const char* reason, bint is_head) noexcept:
         # The last answer of this connection, in its turn.
         cdef Slot slot
+        cdef Slot* last
         if self.reading == STOPPED:
             return
         if self.reading == BODY:
@@ -405,8 +406,10 @@ cdef class Http1Protocol(RequestOwner):
         self.head_at = 0
         self.refusal = status
         self.refusal_text.assign(reason, strlen(reason))
-        self.slots.back().is_head |= is_head
-        self.slots.back().is_ready = self.slots.back().close = True
+        last = &self.slots.back()
+        last.is_head = last.is_head or is_head
+        last.is_ready = True
+        last.close = True
         if self.slots.size() == 1:
             self.advance()
 
@@ -429,6 +432,10 @@ cdef class Http1Protocol(RequestOwner):
         return (self.slots.size() < self.limits.max_pipelined and self.out.output.size() < OUTPUT_HIGH and
                 not self.out.is_blocked)
 
+    cdef bint has_backlog(self) noexcept:
+        # Whole requests, or at least beginnings that nobody has looked at, wait in `pending`.
+        return self.pending.size() != 0 and self.head_at == 0
+
     cdef bint can_resume(self) noexcept:
         # Half empty, so that reading does not stop and go with every answer.
         return self.has_room() and 2 * self.slots.size() <= self.limits.max_pipelined
@@ -436,8 +443,8 @@ cdef class Http1Protocol(RequestOwner):
     # --- Answering ------------------------------------------------------------------------------------------------
 
     cdef void reply(self, Exchange exchange) noexcept:
-        if self.is_lost:
-            self.intake.release(exchange)
+        if self.is_lost or <size_t>(exchange.stream_id - self.first) >= self.slots.size():
+            self.intake.release(exchange)  # this is a bug of the intake: a cancelled exchange is never answered
             return
         self.answered(exchange.stream_id)
 
@@ -554,30 +561,34 @@ cdef class Http1Protocol(RequestOwner):
         try:
             if self.is_finishing:
                 self.end_output()
+            elif (self.is_draining and self.slots.empty() and self.reading == HEAD and self.pending.size() == 0
+                  and self.out.output.size() == 0):
+                self.close()
             else:
                 self.steer_reading()
         except Exception:
             self.abort()
 
     cdef int steer_reading(self) except -1:
-        if self.is_stalled:
-            if not self.is_resuming and self.can_resume():
-                self.is_resuming = True
-                self.loop.call_soon(self._resume)
-        elif self.reading == HEAD and not self.has_room():
+        if not self.is_stalled and self.reading == HEAD and (not self.has_room() or self.has_backlog()):
             self.is_stalled = True
             self.transport.pause_reading()
+        if self.is_stalled and not self.is_resuming and self.can_resume():
+            # Not here: a flush must not submit.
+            self.is_resuming = True
+            self.loop.call_soon(self._resume)
         return 0
 
     cdef int end_output(self) except -1:
         # Closing at once would throw away what the client still sends, with a reset that may overtake the answer: so
-        # close for writing, drop what comes, and wait for the client to see it.
-        if self.has_eof or self.out.is_tls or not self.transport.can_write_eof():
+        # close for writing (TLS has no such half), drop what comes, and wait a little for the client's own end.
+        if self.has_eof:
             self.close()
             return 0
         self.is_closing = True
         self.closing_at = monotonic()
-        self.transport.write_eof()
+        if not self.out.is_tls and self.transport.can_write_eof():
+            self.transport.write_eof()
         if self.is_stalled:
             self.is_stalled = False
             self.transport.resume_reading()

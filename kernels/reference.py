@@ -104,7 +104,9 @@ def read_varint(data: bytes, at: int, most: int = 10) -> tuple[int, int]:
     raise ValueError("varint is too long")
 
 
-def read_fields(data: bytes, group: int = 0, at: int = 0, depth: int = 0) -> Iterator[tuple[int, int, int | bytes, int]]:
+def read_fields(
+    data: bytes, group: int = 0, at: int = 0, depth: int = 0
+) -> Iterator[tuple[int, int, int | bytes, int]]:
     """Yields (field, wire type, value, position behind it) of each field, up to the end of `group` if there is one."""
     while at < len(data) or group:
         tag, at = read_varint(data, at, 5)
@@ -431,7 +433,7 @@ def raw_from_json(datatype: str, data: Any, shape: tuple[int, ...]) -> bytes:
             raise ValueError("not a bool")
         return bytes(elements)
     if datatype in ("FP16", "BF16", "FP32", "FP64"):
-        if not all(element is None or type(element) in (int, float) for element in elements):
+        if not all(element is None or is_integer(element) or isinstance(element, float) for element in elements):
             raise ValueError("not a number")
         floats = [math.nan if element is None else as_float(element) for element in elements]
         if datatype in ("FP16", "BF16"):
@@ -439,16 +441,28 @@ def raw_from_json(datatype: str, data: Any, shape: tuple[int, ...]) -> bytes:
             return np.array(bits, dtype="<u2").tobytes()
         with np.errstate(over="ignore"):
             return np.array(floats, dtype=np.float64).astype(DTYPES[datatype]).tobytes()
-    if not all(type(element) is int for element in elements):
+    if not all(is_integer(element) for element in elements):
         raise ValueError("not an integer")
     return raw_from_integers(datatype, elements)
 
 
+class MinusZero(int):
+    """The integer that JSON spells -0: a float keeps its sign."""
+
+
+def parse_int(text: str) -> int:
+    return MinusZero() if text == "-0" else int(text)
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def as_float(value: int | float) -> float:
     try:
-        return float(value)
+        return -0.0 if isinstance(value, MinusZero) else float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def decode_json(body: bytes, header_length: int = -1, model: str = "") -> Request:
@@ -458,7 +472,7 @@ def decode_json(body: bytes, header_length: int = -1, model: str = "") -> Reques
     if header_length > len(body):
         raise ValueError("header length exceeds the body")
     end = len(body) if header_length < 0 else header_length
-    document = json.loads(body[:end].decode(), object_pairs_hook=unique, parse_constant=refuse_constant)
+    document = json.loads(body[:end].decode(), parse_int=parse_int, parse_constant=refuse_constant)
     tail = body[end:]
     inputs = []
     for entry in document["inputs"]:
@@ -488,10 +502,6 @@ def decode_json(body: bytes, header_length: int = -1, model: str = "") -> Reques
         document.get("parameters") or {},
         http=True,
     )
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(pairs)
 
 
 def refuse_constant(name: str) -> Any:
@@ -544,7 +554,7 @@ def binary_request(request: Request) -> tuple[bytes, int]:
 def decode_json_response(message: bytes, header_length: int = -1) -> tuple[dict[str, Any], list[Tensor]]:
     """An HTTP inference answer: its document, and its outputs as tensors."""
     end = len(message) if header_length < 0 else header_length
-    document = json.loads(message[:end].decode(), parse_constant=refuse_constant)
+    document = json.loads(message[:end].decode(), parse_int=parse_int, parse_constant=refuse_constant)
     tail = message[end:]
     outputs = []
     for entry in document["outputs"]:

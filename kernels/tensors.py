@@ -74,7 +74,7 @@ class Tensor:
 
     @classmethod
     def from_numpy(cls, name: str, array: NDArray[np.generic] | NDArray[np.object_], datatype: str) -> Tensor:
-        """The array as a tensor of this datatype; for BYTES an object array of bytes, for BF16 one of 16-bit patterns."""
+        """The array as a tensor of this datatype: for BYTES an array of bytes objects, for BF16 one of 16-bit patterns."""
         if datatype == "BYTES":
             raw = pack_bytes(bytes(element) for element in array.reshape(-1))
         else:

@@ -1,14 +1,12 @@
-# The decoders and encoders of the wire headers, for Python. The native modules call the same functions through wire.pxd.
+# The decoders and encoders of the wire headers, for Python; native modules call the same ones through wire.pxd.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
 from kernels.infer cimport (
     Buffer,
-    DataType,
     InferRequest,
     OutputView,
-    RequestedOutput as NativeOutput,
     TensorView,
     WireError,
     WireLimits,

@@ -1,5 +1,5 @@
 // Output tensors to a V2 inference response: JSON, with the outputs that want it as binary tensors behind. Numbers print
-// in the fewest digits that read back to the same value.
+// as the shortest text that reads back to the same value.
 #pragma once
 
 #include <charconv>

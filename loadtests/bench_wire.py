@@ -1,4 +1,4 @@
-"""What one decode and one encode cost, in nanoseconds, by the code that serves requests: `python loadtests/bench_wire.py`.
+"""What one decode and one encode cost, in nanoseconds, by the code that serves: `python loadtests/bench_wire.py`.
 
 Each figure is the best of several rounds, on one core, into recycled memory; the copy of the message into the request's
 body is part of a decode, and the bare call of the wrapper is taken off.

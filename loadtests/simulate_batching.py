@@ -9,6 +9,7 @@ is simulated, so a run is exact, repeatable and takes seconds:
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,21 +43,20 @@ CPU_LIKE = Model("1 + 3 b ms, B = 16", 3e-3, 1e-3, 16, 50e-3)
 
 @dataclass(frozen=True)
 class Policy:
-    """`sees_deadline`: the queue is told the deadline; `knows_time`: it is told what batches took."""
+    """`sees_deadline`: the queue is told the deadline. `knows_time`: it is told what batches took, so that it
+    refuses and drops what would be late."""
 
     name: str
     sees_deadline: bool
     knows_time: bool
     max_queue_delay: float = 0.0
-    admits_all: bool = False
 
 
 GREEDY = Policy("greedy", sees_deadline=False, knows_time=False)
 AGE_TIMER = Policy("age timer 10 ms", sees_deadline=False, knows_time=False, max_queue_delay=10e-3)
 LAZY_DROP = Policy("lazy drop", sees_deadline=True, knows_time=False)
-EARLY_DROP = Policy("early drop", sees_deadline=True, knows_time=True, admits_all=True)
-ADMISSION = Policy("admission", sees_deadline=True, knows_time=True)
-POLICIES = (GREEDY, AGE_TIMER, LAZY_DROP, EARLY_DROP, ADMISSION)
+EARLY_DROP = Policy("early drop", sees_deadline=True, knows_time=True)
+POLICIES = (GREEDY, AGE_TIMER, LAZY_DROP, EARLY_DROP)
 
 
 @dataclass
@@ -102,9 +102,7 @@ def simulate(
 
     `noise` is multiplied into every service time; the queue learns what the batches really took.
     """
-    queue = ManualQueue(
-        BatchQueue(max_batch_size=model.max_batch_size, max_queue_delay=policy.max_queue_delay)
-    )
+    queue = ManualQueue(BatchQueue(max_batch_size=model.max_batch_size, max_queue_delay=policy.max_queue_delay))
     fit = queue.queue.service_time
     if policy.knows_time:
         for rows in (1, model.max_batch_size) * 50:
@@ -113,16 +111,13 @@ def simulate(
     free_at = now = 0.0
     position = 0
     while position < len(arrivals) or queue.queue.count:
-        next_arrival = arrivals[position] if position < len(arrivals) else float("inf")
-        next_turn = max(free_at, queue.wake_at()) if queue.queue.count and queue.wake_at() else float("inf")
-        if now < free_at:
-            next_turn = min(next_turn, free_at)
-        now = min(next_arrival, next_turn)
-        if next_arrival <= next_turn:
+        arrival = arrivals[position] if position < len(arrivals) else math.inf
+        turn = free_at if now < free_at else queue.wake_at() or math.inf
+        now = min(arrival, turn)
+        if arrival <= turn:
             position += 1
             request = Request(deadline=now + model.deadline if policy.sees_deadline else 0.0)
-            backlog = max(free_at - now, 0.0) if not policy.admits_all else -model.deadline * 1e3
-            if queue.offer(request, now, backlog):
+            if queue.offer(request, now, max(free_at - now, 0.0)):
                 outcome.refused += 1
         if now < free_at:
             continue

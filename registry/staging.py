@@ -6,21 +6,23 @@ replaced, not rewritten, not gone with an unmounted repository. Everything here 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 from registry.errors import ChangedWhileRead, StagingFailed
 from registry.sources import FileStamp, VersionListing
 
 _CHUNK_BYTES = 1 << 20
-_FOLDER = re.compile(r"staged-.+")
+_PREFIX = "process-"
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,44 @@ def digest_of(files: Mapping[str, str]) -> str:
 
 
 class Staging:
-    """The folder that copies are kept in.
+    """The folder that one running process keeps its copies in, below one that processes may share.
 
     Args:
-        root: made when absent. Belongs to one running process: what an earlier one left there is removed.
+        root: made when absent.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Ours, from `open` to `close`; the lock on its lock file says that it is in use.
+        self._folder: Path | None = None
+        self._lock: IO[bytes] | None = None
 
-    def prepare(self) -> None:
-        """Makes the folder and empties it of leftovers. Call it once, before the first `take`."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for entry in self.root.iterdir():
-            if _FOLDER.fullmatch(entry.name):
-                shutil.rmtree(entry, ignore_errors=True)
+    def open(self) -> None:
+        """Makes a folder for this process, and removes those of processes that ended without `close`.
+
+        Raises:
+            StagingFailed: the root cannot be written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.root))
+            self._lock = _locked(self._folder / _LOCK, create=True)
+            others = [path for path in self.root.glob(f"{_PREFIX}*") if path != self._folder]
+        except OSError as error:
+            raise StagingFailed(str(self.root), error.strerror or str(error)) from error
+        for path in others:
+            lock = _locked(path / _LOCK, create=False)
+            if lock is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                lock.close()
+
+    def close(self) -> None:
+        """Removes every copy. Idempotent."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._folder = self._lock = None
 
     def take(self, listing: VersionListing, model_path: Path, companions: Iterable[FileStamp] = ()) -> Staged:
         """Copies a version, and `companions` from `model_path`; checks that the files are the ones announced.
@@ -71,7 +96,12 @@ class Staging:
             ChangedWhileRead: a file is not as its stamp says, before or after it was read.
             StagingFailed: it cannot be read, or there is no room.
         """
-        folder = Path(tempfile.mkdtemp(prefix="staged-", dir=self.root))
+        if self._folder is None:
+            raise StagingFailed(str(self.root), "not open")
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+        except OSError as error:
+            raise StagingFailed(str(self.root), error.strerror or str(error)) from error
         try:
             files = {stamp.path: _copy(listing.path, stamp, folder / "version") for stamp in listing.files}
             others = {stamp.path: _copy(model_path, stamp, folder) for stamp in companions}
@@ -83,6 +113,20 @@ class Staging:
     def drop(self, staged: Staged) -> None:
         """Removes a copy. Twice is as good as once."""
         shutil.rmtree(staged.folder, ignore_errors=True)
+
+
+def _locked(path: Path, *, create: bool) -> IO[bytes] | None:
+    """The file, open and locked until it is closed; None when somebody else holds the lock, or there is no file."""
+    try:
+        file = open(path, "xb" if create else "rb")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def digest(listing: VersionListing) -> str:

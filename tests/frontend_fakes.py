@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gateway.errors import NoStatistics, UnknownModel, UnknownVersion
 from gateway.frontends import Done, IndexEntry, ModelStatistics, ParameterValue
@@ -167,6 +166,10 @@ class FakeRequest:
     status: int = 0
     answer: bytes = b""
     headers: dict[bytes, bytes] = field(default_factory=dict)
+    asked: dict[bytes, bytes] = field(default_factory=dict)
+
+    def header(self, name: bytes) -> bytes | None:
+        return self.asked.get(name)
 
     def respond(
         self,
@@ -188,15 +191,16 @@ class FakeCall:
         self.metadata = metadata
         self.deadline = deadline
         self.is_cancelled = False
-        self.on_message: Callable[[bytes], Any] | None = None
-        self.on_end: Callable[[], Any] | None = None
-        self.on_cancel: Callable[[], Any] | None = None
-        self.on_writable: Callable[[], Any] | None = None
+        self.on_message: Callable[[bytes], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
         self.sent: list[bytes] = []
         self.code: int | None = None
         self.text = ""
         self.trailers: dict[bytes, bytes] = {}
         self.is_writable = True
+        self.is_reading = True
 
     def send(self, message: bytes) -> bool:
         assert self.code is None, "sent after the end"
@@ -208,6 +212,12 @@ class FakeCall:
     ) -> None:
         assert self.code is None, "finished twice"
         self.code, self.text, self.trailers = int(code), message, dict(metadata)
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
 
     # The peer's side.
 

@@ -165,6 +165,16 @@ class Peer:
         self._taken += len(data)
         return data
 
+    def take_frames(self) -> list[Frame]:
+        """What the server has written since the last time, unseen by the client."""
+        frames, data = [], memoryview(self.take())
+        while data:
+            frame, size = Frame.parse_frame_header(data[:9])
+            frame.parse_body(data[9 : 9 + size])
+            frames.append(frame)
+            data = data[9 + size :]
+        return frames
+
     def exchange(self) -> None:
         """Both sides' bytes to the other, once, with the flush that the intake owes."""
         self.feed(self.client.data_to_send())

@@ -9,12 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway import __version__
-from gateway.cli.demo import demo
-from gateway.cli.doctor import doctor
+from gateway.cli import demo, doctor, infer, models, serve
 from gateway.cli.failure import CommandFailed
-from gateway.cli.infer import infer
-from gateway.cli.models import models
-from gateway.cli.serve import serve
 
 app = typer.Typer(
     name="sluice",
@@ -24,11 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
-app.command()(infer)
-app.command()(models)
-app.command()(doctor)
-app.command()(demo)
+app.command()(serve.serve)
+app.command()(infer.infer)
+app.command()(models.models)
+app.command()(doctor.doctor)
+app.command()(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:

@@ -118,10 +118,12 @@ class GrpcClient:
     def signature(self, model: str, version: str) -> Signature:
         request = self._pb.ModelMetadataRequest(name=model, version=version)
         metadata = self._call("ModelMetadata", request, self._pb.ModelMetadataResponse)
-        return Signature(*(
-            tuple(TensorSpec(one.name, one.datatype, tuple(one.shape)) for one in side)
-            for side in (metadata.inputs, metadata.outputs)
-        ))
+        return Signature(
+            *(
+                tuple(TensorSpec(one.name, one.datatype, tuple(one.shape)) for one in side)
+                for side in (metadata.inputs, metadata.outputs)
+            )
+        )
 
     def infer(self, model: str, version: str, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Answer:
         request = self._pb.ModelInferRequest(model_name=model, model_version=version)

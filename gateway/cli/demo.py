@@ -114,7 +114,10 @@ EOF"""
     admin = f"http://{address(settings.admin.host, settings.admin_port)}"
     return Text.assemble(
         ("\nReady. Paste into another terminal:\n\n", "bold green"),
-        curl, "\n\n", snippet,
-        ("\n\nConsole and metrics: ", "bold"), f"{admin}/  {admin}/metrics",
+        curl,
+        "\n\n",
+        snippet,
+        ("\n\nConsole and metrics: ", "bold"),
+        f"{admin}/  {admin}/metrics",
         ("\nStop with Ctrl-C.\n", "dim"),
     )

@@ -135,8 +135,12 @@ def check_libraries() -> Iterator[Finding]:
     absent = [tool for tool in BUILD_TOOLS if shutil.which(tool) is None]
     if absent:
         packages = " ".join(BUILD_TOOLS[tool] for tool in absent)
-        yield Finding("build tools", "warning", f"no {', '.join(absent)}: a checkout cannot be built",
-                      f"apt-get install {packages}")
+        yield Finding(
+            "build tools",
+            "warning",
+            f"no {', '.join(absent)}: a checkout cannot be built",
+            f"apt-get install {packages}",
+        )
     else:
         yield Finding("build tools", "ok", ", ".join(BUILD_TOOLS))
 
@@ -148,8 +152,12 @@ def check_packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(package, "missing", "not installed", "pip install sluice-gateway")
     if importlib.util.find_spec("tritonclient") is None:
-        yield Finding("tritonclient", "warning", "not installed; only the demo's snippet needs it",
-                      "pip install 'sluice-gateway[demo]'")
+        yield Finding(
+            "tritonclient",
+            "warning",
+            "not installed; only the demo's snippet needs it",
+            "pip install 'sluice-gateway[demo]'",
+        )
     else:
         yield Finding("tritonclient", "ok", importlib.metadata.version("tritonclient"))
 

@@ -24,8 +24,13 @@ def infer(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     inputs: Annotated[
         list[str],
-        typer.Option("--input", "-i", metavar="NAME=VALUE", help="A .npy or .json file, or JSON. One for each input; "
-                     "the name may be left out when the model has one input."),
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="A .npy or .json file, or JSON. One for each input; "
+            "the name may be left out when the model has one input.",
+        ),
     ],
     version: Annotated[str, typer.Option(help="A version; the gateway's choice when left out.")] = "",
     use_grpc: Annotated[bool, typer.Option("--grpc", help="Use gRPC instead of HTTP.")] = False,

@@ -7,7 +7,7 @@ Inference does not pass through this package, but for streams: connections hand 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.pb import model_config_pb2
 
@@ -172,6 +172,9 @@ class HttpRequest(Protocol):
     @property
     def body(self) -> bytes: ...
 
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the field with this lower-case name."""
+
     def respond(
         self,
         status: int,
@@ -182,12 +185,13 @@ class HttpRequest(Protocol):
 
 
 class Call(Protocol):
-    """`kernels.http2.Call`: one gRPC call that is not unary inference. After `on_cancel` nothing is called any more."""
+    """`kernels.http2.Call`: one gRPC call that is not unary inference. Once it is over (finished, cancelled, past its
+    deadline) no callback is called any more."""
 
-    on_message: Callable[[bytes], Any] | None
-    on_end: Callable[[], Any] | None
-    on_cancel: Callable[[], Any] | None
-    on_writable: Callable[[], Any] | None
+    on_message: Callable[[bytes], None] | None
+    on_end: Callable[[], None] | None
+    on_cancel: Callable[[], None] | None
+    on_writable: Callable[[], None] | None
 
     @property
     def path(self) -> bytes: ...
@@ -208,3 +212,8 @@ class Call(Protocol):
         metadata: Sequence[tuple[bytes, bytes]] = (),
         details: bytes = b"",
     ) -> None: ...
+
+    def pause_reading(self) -> None:
+        """Lets the peer send no more than is on its way."""
+
+    def resume_reading(self) -> None: ...

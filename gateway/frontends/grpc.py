@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from math import ceil
 from types import ModuleType
 from typing import TypeVar
 
@@ -170,8 +169,7 @@ def finish_with_error(call: Call, error: BaseException) -> None:
     if status is None:
         _log.error("%s failed", call.path.decode(errors="replace"), exc_info=error)
         status = UNEXPECTED
-    pushback = [(b"grpc-retry-pushback-ms", b"%d" % ceil(status.retry_after * 1000))] if status.retry_after else []
-    call.finish(status.code, status.text, pushback)
+    call.finish(status.code, status.text)
 
 
 def to_parameters(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> dict[str, ParameterValue]:

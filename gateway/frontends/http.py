@@ -11,7 +11,6 @@ import binascii
 import json
 import logging
 from collections.abc import Callable
-from math import ceil
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -19,7 +18,7 @@ from gateway.errors import InvalidRequest, Unsupported
 from gateway.frontends import DataPlane, HttpRequest, ParameterValue, answers
 from gateway.frontends.control import Finished, ModelControl
 from gateway.frontends.json_form import Json, dump, to_json, to_value
-from gateway.frontends.status import UNEXPECTED, Status, status_of
+from gateway.frontends.status import UNEXPECTED, status_of
 
 _log = logging.getLogger("sluice.frontends")
 
@@ -50,12 +49,12 @@ class HttpFrontend:
         segments = to_segments(request.path)
         fits = [(route, given) for route in self._routes if (given := match(route.pattern, segments)) is not None]
         if not fits:
-            return request.respond(404, error_body("Not Found"))
+            return _respond(request, Answer(404, error_body("Not Found")))
         for route, given in fits:
             if route.method == method:
                 return self._run(request, route, given)
         allowed = ", ".join(sorted({name for route, _ in fits for name in _verbs(route.method)}))
-        request.respond(405, error_body("Method Not Allowed"), headers=[(b"allow", allowed.encode())])
+        _respond(request, Answer(405, error_body("Method Not Allowed")), (b"allow", allowed.encode()))
 
     def _run(self, request: HttpRequest, route: Route, given: list[str]) -> None:
         try:
@@ -63,7 +62,7 @@ class HttpFrontend:
         except Exception as error:
             return _respond_error(request, error)
         if answer is not None:
-            request.respond(*answer)
+            _respond(request, answer)
 
     def _table(self) -> tuple[Route, ...]:
         table = [
@@ -223,17 +222,19 @@ def _respond_error(request: HttpRequest, error: BaseException) -> None:
     if status is None:
         _log.error("%s %s failed", request.method, request.path, exc_info=error)
         status = UNEXPECTED
-    request.respond(status.http, error_body(status.text), headers=_retry_after(status))
+    _respond(request, Answer(status.http, error_body(status.text)))
 
 
-def _retry_after(status: Status) -> list[tuple[bytes, bytes]]:
-    return [(b"retry-after", b"%d" % max(1, ceil(status.retry_after)))] if status.retry_after else []
+def _respond(request: HttpRequest, answer: Answer, *headers: tuple[bytes, bytes]) -> None:
+    # An asynchronous tritonclient accepts gzip without knowing it, and can inflate the answers to inference only.
+    plain = [(b"content-encoding", b"identity")] if request.header(b"accept-encoding") else []
+    request.respond(answer.status, answer.body, headers=[*headers, *plain])
 
 
 def _responder(request: HttpRequest) -> Finished:
     def respond(error: BaseException | None) -> None:
         if error is None:
-            request.respond(200)
+            _respond(request, Answer(200))
         else:
             _respond_error(request, error)
 

@@ -61,16 +61,10 @@ class Status(NamedTuple):
 
     code: Code
     text: str
-    retry_after: float = 0.0
 
     @property
     def http(self) -> int:
         return HTTP_STATUS[self.code]
-
-
-def _limit_exceeded(e: errors.LimitExceeded) -> str:
-    actual = "" if e.actual is None else f", got {e.actual}"
-    return f"{e.what} must be <= {e.limit}{actual}"
 
 
 def _no_statistics(e: errors.NoStatistics) -> str:
@@ -89,12 +83,6 @@ def _load_failed(e: errors.LoadFailed) -> str:
 
 _TABLE: dict[type[errors.SluiceError], tuple[Code, Callable[[Any], str]]] = {
     errors.InvalidRequest: (Code.INVALID_ARGUMENT, lambda e: e.reason),
-    errors.InvalidVersion: (
-        Code.INVALID_ARGUMENT,
-        lambda e: f"failed to get model version from specified version string '{e.version}' "
-        f"for model '{e.model}' (details: not a number), version should be an integral value > 0",
-    ),
-    errors.LimitExceeded: (Code.INVALID_ARGUMENT, _limit_exceeded),
     errors.UnknownModel: (Code.NOT_FOUND, lambda e: f"Request for unknown model: '{e.model}' is not found"),
     errors.UnknownVersion: (
         Code.NOT_FOUND,
@@ -114,8 +102,6 @@ _TABLE: dict[type[errors.SluiceError], tuple[Code, Callable[[Any], str]]] = {
         Code.UNAVAILABLE,
         lambda e: "explicit model load / unload is not allowed if polling is enabled",
     ),
-    errors.DeadlineExceeded: (Code.DEADLINE_EXCEEDED, lambda e: "Request timeout expired"),
-    errors.Overloaded: (Code.RESOURCE_EXHAUSTED, lambda e: f"Exceeds maximum queue size of model '{e.model}'"),
     errors.NotServing: (Code.UNAVAILABLE, lambda e: "the server is not ready"),
     errors.ConfigError: (Code.INVALID_ARGUMENT, _bad_config),
     errors.ModelNotInRepository: (
@@ -132,9 +118,8 @@ def status_of(error: BaseException) -> Status | None:
     for cls in type(error).__mro__:
         if row := _TABLE.get(cls):
             code, text = row
-            return Status(code, text(error), getattr(error, "retry_after", 0.0))
+            return Status(code, text(error))
     return None
 
 
 UNEXPECTED = Status(Code.INTERNAL, "internal error")
-NOT_READY = "Model version not ready"

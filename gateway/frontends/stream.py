@@ -14,8 +14,12 @@ from gateway.pb import inference_pb2 as pb
 
 _log = logging.getLogger("sluice.frontends")
 
-MAX_PENDING = 4096
-"""Requests of one stream that are not answered yet, or whose answers its caller does not read."""
+PAUSE_PENDING = 1024
+"""Requests of one stream that are not answered yet, or whose answers its caller does not read: then the stream is not
+read either, until half of them are gone."""
+
+MAX_PENDING = 16384
+"""What was on its way may still come, up to this many; more end the stream."""
 
 _TRUE_STATUS = (b"triton_grpc_error", b"true")
 
@@ -55,6 +59,8 @@ class InferStream:
             return self._abort(Code.RESOURCE_EXHAUSTED, f"more than {MAX_PENDING} requests of this stream are pending")
         pending = _Pending(message)
         self._pending.append(pending)
+        if len(self._pending) == PAUSE_PENDING:
+            self._call.pause_reading()
 
         def done(code: int, text: bytes, answer: bytes, retry_after: float) -> None:
             pending.outcome = _Outcome(code, text, answer, retry_after)
@@ -78,6 +84,8 @@ class InferStream:
                 return self._abort(Code(outcome.code), outcome.text.decode(errors="replace"), outcome.retry_after)
             pending = self._pending.popleft()
             self._can_send = self._call.send(to_message(pending.message, outcome))
+            if len(self._pending) == PAUSE_PENDING // 2:
+                self._call.resume_reading()
         if not self._pending and self._ending is not None:
             self._abort(*self._ending)
 

@@ -1,10 +1,10 @@
 """Generates this package's `*_pb2.py` and `*_pb2.pyi` from every file in `proto/`: `python -m gateway.pb.generate`.
 
 What protoc writes is changed in three ways. Imports of sibling modules become relative to the package. Stubs lose the
-few spots that a strict type checker refuses. And descriptors go to the private pool of `_pool.py` instead of the default
-one: client libraries of the same protocol (tritonclient, grpcio's health and reflection packages) register files of the
-same names there, and the default pool refuses a file that differs from the one it knows. Messages of the two copies are
-distinct classes that read each other's bytes.
+few spots that a strict type checker refuses. And descriptors go to the private pool of `_pool.py` instead of the
+default one: client libraries of the same protocol (tritonclient, grpcio's health and reflection packages) register
+files of the same names there, and the default pool refuses a file that differs from the one it knows. Messages of the
+two copies are distinct classes that read each other's bytes.
 
 The compiler is the one of grpcio-tools, pinned in the development extras because the runtime must be at least as new as
 the generated code: 1.72 writes for protobuf 6.30.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.workers.control import Channel, ControlError
 from gateway.workers.memory import private_bytes
@@ -35,6 +36,8 @@ class Instance:
         self.description = description
         self.lane = lane
         self.pid = process.pid
+        self.exit: Exit | None = None
+        """How it ended; None while it lives."""
         self._control = control
         self._process = process
         self._callback = on_exit
@@ -81,19 +84,21 @@ class Instance:
                 self.lane.nudge()
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.shield(self._process.exited)
+                await asyncio.shield(self._process.exited)
         except TimeoutError:
             self.kill()
-            return await asyncio.shield(self._process.exited)
+            await asyncio.shield(self._process.exited)
         except asyncio.CancelledError:
             self.kill()
             raise
+        assert self.exit is not None, "this is a bug: an end that was reported to others only"
+        return self.exit
 
     def _on_exit(self, exit: Exit) -> None:
         self._control.close()
-        exit = Exit(exit.status, exit.signal, self._is_stopping, exit.last_words)
+        self.exit = replace(exit, is_expected=self._is_stopping)
         try:
-            self._callback(self, exit)
+            self._callback(self, self.exit)
         finally:
             if self.lane.is_idle:
                 self.lane.close()

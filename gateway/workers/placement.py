@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,12 @@ def place(pid: int, cpus: Iterable[int]) -> None:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(thread), wanted)
+
+
+def usable_gpus() -> tuple[int, ...]:
+    """Ordinals of the devices that the engine could use: empty without the GPU build of ONNX Runtime, or a device."""
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*")))

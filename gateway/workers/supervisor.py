@@ -55,7 +55,7 @@ class Supervisor:
         self._python_path = python_path
         self._allow_any_backend = allow_any_backend
         self._environment = environment
-        # The zygote that can fork now; `_is_up` is set while there is one. Changed by `_keep_zygote` alone.
+        # The zygote that can fork now; `_is_up` is set while there is one. Set by `_start_zygote`, cleared by its loss.
         self._zygote: ZygoteProcess | None = None
         self._is_up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -191,6 +191,7 @@ class Supervisor:
             environment=self._environment,
             python_path=self._python_path,
             allow_any_backend=self._allow_any_backend,
+            on_lost=self._is_up.clear,
         )
         try:
             hello = await zygote.ready()
@@ -215,7 +216,6 @@ class Supervisor:
             while True:
                 started = time.monotonic()
                 await asyncio.shield(zygote.lost)
-                self._is_up.clear()
                 await zygote.stop()
                 now = time.monotonic()
                 delay = policy.died(now, now - started).delay

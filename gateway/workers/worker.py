@@ -67,7 +67,9 @@ class Worker:
             if slot >= 0:
                 self._execute(backend, slot, areas[slot])
             elif self._is_told_to_stop():
-                return
+                break
+        while (slot := port.wait(0)) >= 0:
+            self._execute(backend, slot, areas[slot])
 
     def _execute(self, backend: Backend, slot: int, area: memoryview) -> None:
         port = self._port

@@ -99,12 +99,14 @@ class ZygoteProcess:
         environment: Mapping[str, str],
         python_path: Sequence[Path],
         allow_any_backend: bool,
+        on_lost: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._start_method = start_method
         self._environment = environment
         self._python_path = python_path
         self._allow_any_backend = allow_any_backend
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         # Forked and not yet finished, and those still waiting to be forked; both by the id that we gave them.
         self._processes: dict[int, ForkedProcess] = {}
@@ -210,7 +212,9 @@ class ZygoteProcess:
             self._lose()
 
     def _lose(self) -> None:
-        """The zygote is gone: the kernel is ending what it forked, and their pidfds will say so."""
+        """The zygote is gone: the kernel is ending what it forked, and their pidfds will say so. `on_lost` hears it before
+        anybody who waits."""
+        self._on_lost()
         self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
         self._process.kill()

@@ -1,7 +1,7 @@
 """A model repository directory as a source: `<root>/<model>/<version>/...`, with `config.pbtxt` beside the versions.
 
 The scanner reads names and stamps, and of contents only config.pbtxt. What it leaves out it reports as a problem: names
-outside the pattern, versions with a leading zero, symbolic links that lead out of the root. Names that begin with a dot
+that do not print, versions with a leading zero, symbolic links that lead out of the root. Names that begin with a dot
 are nobody's business.
 """
 
@@ -20,20 +20,21 @@ from registry.sources import FileStamp, ModelListing, Problem, Snapshot, Version
 
 CONFIG_FILENAME = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_NAME = 255
 MAX_FILES = 4096
 """Files of one version."""
 MAX_DEPTH = 8
 """Folders below a version's own."""
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _NUMERIC = re.compile(r"[0-9]+")
 _WARMUP = "warmup"
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a folder of that name can be a model: letters, digits and `_ . + -`, not led by a dot or sign."""
-    return _MODEL_NAME.fullmatch(name) is not None
+    """Whether a folder of that name can be a model. A name is opaque: one path component of printable characters, not
+    led by a dot."""
+    return 0 < len(name) <= MAX_NAME and name.isprintable() and "/" not in name and not name.startswith(".")
 
 
 class DirectorySource:
@@ -78,7 +79,7 @@ class _Walk:
             if not self._is_inside(entry, name) or not entry.is_dir():
                 return None
             if not is_model_name(name):
-                self._report(name, "not a model name: letters, digits and _ . + - are allowed, and no . + - in front")
+                self._report(name, "not a model name: it has characters that do not print")
                 return None
             return self._listing(root / name, name)
         except FileNotFoundError:

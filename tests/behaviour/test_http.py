@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
+import models
 import numpy as np
 import pytest
 from live_gateway import Gateway
@@ -67,6 +68,15 @@ def fp32(data: object, shape: list[int], **more: object) -> dict[str, object]:
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": data}], **more}
 
 
+def every_datatype(data: Mapping[str, list[object]]) -> list[dict[str, object]]:
+    """Inputs of the model `datatypes`, one row of two; zeros where `data` says nothing."""
+    zeros: dict[str, list[object]] = {"BOOL": [False, False], "BYTES": ["", ""]} | dict(data)
+    return [
+        {"name": f"in_{each}", "datatype": each, "shape": [1, 2], "data": zeros.get(each, [0, 0])}
+        for each in models.DATATYPES
+    ]
+
+
 def with_binary(head: dict[str, object], *parts: bytes) -> tuple[bytes, dict[str, str]]:
     """A body and its headers."""
     text = json.dumps(head).encode()
@@ -107,7 +117,8 @@ def test_an_unknown_path_is_not_found(connection: Connection, path: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "allow"), [("GET", FREE, "POST"), ("POST", "/v2/health/live", "GET, HEAD"), ("PUT", FREE, "POST")]
+    ("method", "path", "allow"),
+    [("GET", FREE, "POST"), ("POST", "/v2/health/live", "GET, HEAD"), ("PUT", FREE, "POST")],
 )
 def test_a_wrong_verb_is_told_the_right_one(connection: Connection, method: str, path: str, allow: str) -> None:
     response = connection.ask(method, path)
@@ -154,14 +165,7 @@ def test_numbers_print_so_that_they_read_back_the_same(connection: Connection) -
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_halves_travel_as_json_numbers(connection: Connection, datatype: str) -> None:
-    zero = {"BOOL": False, "BYTES": ""}
-    metadata = connection.ask("GET", "/v2/models/datatypes").json
-    inputs = [
-        {**each, "shape": [1, 2], "data": [zero.get(each["datatype"], 0)] * 2}
-        if each["datatype"] != datatype
-        else {**each, "shape": [1, 2], "data": [1.5, -0.25]}
-        for each in metadata["inputs"]
-    ]
+    inputs = every_datatype({datatype: [1.5, -0.25]})
     response = connection.post(
         "/v2/models/datatypes/infer", {"inputs": inputs, "outputs": [{"name": f"out_{datatype}"}]}
     )
@@ -176,7 +180,8 @@ def test_an_output_without_parameters_is_json_and_with_binary_data_is_binary(con
         {"name": "c", "datatype": "INT64", "shape": [1, 1], "parameters": {"binary_data_size": 8}},
     ]
     outputs = [{"name": "sum", "parameters": {"binary_data": True}}, {"name": "next"}]
-    body, headers = with_binary({"inputs": inputs, "outputs": outputs}, struct.pack("<3f", 1, 2, 3), struct.pack("<q", 9))
+    head: dict[str, object] = {"inputs": inputs, "outputs": outputs}
+    body, headers = with_binary(head, struct.pack("<3f", 1, 2, 3), struct.pack("<q", 9))
     response = connection.ask("POST", "/v2/models/arithmetic/infer", body, headers)
     assert response.status == 200, response.body
     assert response.headers["content-type"] == "application/octet-stream"
@@ -280,18 +285,20 @@ def test_a_bad_tensor_is_a_bad_request(connection: Connection, change: dict[str,
 
 @pytest.mark.parametrize(
     ("datatype", "value"),
-    [("UINT8", 256), ("UINT8", -1), ("INT8", 128), ("INT32", 2**31), ("UINT64", 2**64), ("INT64", 1.5), ("INT64", 2**63)],
+    [
+        ("UINT8", 256),
+        ("UINT8", -1),
+        ("INT8", 128),
+        ("INT32", 2**31),
+        ("UINT64", 2**64),
+        ("INT64", 1.5),
+        ("INT64", 2**63),
+    ],
 )
 def test_a_number_that_does_not_fit_its_datatype_is_a_bad_request(
     connection: Connection, datatype: str, value: float
 ) -> None:
-    zero = {"BOOL": False, "BYTES": ""}
-    metadata = connection.ask("GET", "/v2/models/datatypes").json
-    inputs = [
-        {**each, "shape": [1, 2], "data": [value if each["datatype"] == datatype else zero.get(each["datatype"], 0)] * 2}
-        for each in metadata["inputs"]
-    ]
-    response = connection.post("/v2/models/datatypes/infer", {"inputs": inputs})
+    response = connection.post("/v2/models/datatypes/infer", {"inputs": every_datatype({datatype: [value, value]})})
     assert response.status == 400, response.body
 
 
@@ -335,6 +342,13 @@ def test_binary_strings_must_be_whole(connection: Connection, raw: bytes) -> Non
     assert connection.ask("POST", "/v2/models/text/infer", body, headers).status == 400
 
 
+def read_response(stream: IO[bytes]) -> bytes:
+    """The body of the next response, which must be a 200."""
+    assert stream.readline().startswith(b"HTTP/1.1 200")
+    headers = dict(line.rstrip().lower().split(b": ", 1) for line in iter(stream.readline, b"\r\n"))
+    return stream.read(int(headers[b"content-length"]))
+
+
 def test_requests_may_be_pipelined(gateway: Gateway) -> None:
     def request(i: int) -> bytes:
         body = json.dumps(fp32([i], [1, 1], id=str(i))).encode()
@@ -344,13 +358,9 @@ def test_requests_may_be_pipelined(gateway: Gateway) -> None:
         raw.sendall(b"".join(request(i) for i in range(20)) + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         stream = raw.makefile("rb")
         for i in range(20):
-            response = http.client.HTTPResponse(raw)
-            response.fp.close()
-            response.fp = stream
-            response.begin()
-            body = response.fp.read(int(response.getheader("content-length", "0")))
-            answer = json.loads(body)
+            answer = json.loads(read_response(stream))
             assert (answer["id"], answer["outputs"][0]["data"]) == (str(i), [i])
+        assert json.loads(read_response(stream)) == {"live": True}
 
 
 def test_a_body_may_be_chunked_and_expected(gateway: Gateway) -> None:

@@ -25,6 +25,12 @@ def test_an_unknown_version_is_not_found(client: Client) -> None:
         client.infer("arithmetic", arithmetic(), version="7")
 
 
+@pytest.mark.parametrize("version", ["one", "-1", "1.0", "01"])
+def test_a_version_that_is_no_number_is_not_found(client: Client, version: str) -> None:
+    with refused(client, Code.NOT_FOUND, f"Request for unknown model: 'arithmetic' version {version} is not found"):
+        client.infer("arithmetic", arithmetic(), version=version)
+
+
 def test_an_unserved_version_is_not_found(client: Client) -> None:
     with refused(client, Code.NOT_FOUND, "'tabular' version 1 is not"):
         client.infer("tabular", {"features": np.zeros((1, 30), np.float32)}, version="1")

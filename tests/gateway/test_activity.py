@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import pytest
-from gateway.activity import Activity, Recent, Sample, quantile
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gateway.activity import Activity, Recent, Sample, quantile
 
 BOUNDS = (0.001, 0.01, 0.1)
 
 
-def sample(now: float, requests: int = 0, *, seconds_each: float = 0.005, failures: int = 0, shed: int = 0,
-           in_flight: int = 0, executions: int = 0, rows: int = 0) -> Sample:
+def sample(
+    now: float,
+    requests: int = 0,
+    *,
+    seconds_each: float = 0.005,
+    failures: int = 0,
+    shed: int = 0,
+    in_flight: int = 0,
+    executions: int = 0,
+    rows: int = 0,
+) -> Sample:
     succeeded = requests - failures
     return Sample(
-        now=now, requests=requests, failures=failures, succeeded=succeeded, succeeded_seconds=succeeded * seconds_each,
-        shed=shed, executions=executions, rows=rows, in_flight=in_flight, bounds=BOUNDS,
+        now=now,
+        requests=requests,
+        failures=failures,
+        succeeded=succeeded,
+        succeeded_seconds=succeeded * seconds_each,
+        shed=shed,
+        executions=executions,
+        rows=rows,
+        in_flight=in_flight,
+        bounds=BOUNDS,
         cumulative=(0, requests, requests, requests),
     )
 
@@ -63,7 +81,9 @@ def test_demand_without_shedding_is_what_is_in_flight() -> None:
 
 def test_what_is_shed_counts_as_it_would_have_been_in_flight() -> None:
     """100 a second shed, each of which would have stayed for 50 ms, are 5 more in flight."""
-    samples = [sample(float(n), n * 200, failures=n * 100, shed=n * 100, seconds_each=0.05, in_flight=5) for n in range(10)]
+    samples = [
+        sample(float(n), n * 200, failures=n * 100, shed=n * 100, seconds_each=0.05, in_flight=5) for n in range(10)
+    ]
     assert after(*samples).demand == pytest.approx(10.0)
 
 
@@ -71,7 +91,9 @@ def test_demand_is_known_when_everything_is_shed() -> None:
     earlier = [sample(0.0, 10, seconds_each=0.2)]
     shedding = [sample(float(n), 10 + n * 10, failures=n * 10, shed=n * 10, seconds_each=0.2) for n in range(1, 5)]
     assert after(*earlier, *shedding).demand == pytest.approx(10 * 0.2)
-    assert after(*(sample(float(n), n * 10, failures=n * 10, shed=n * 10) for n in range(5))).demand == pytest.approx(10.0)
+    assert after(*(sample(float(n), n * 10, failures=n * 10, shed=n * 10) for n in range(5))).demand == pytest.approx(
+        10.0
+    )
 
 
 @given(st.floats(0.1, 50.0), st.floats(0.0, 0.95))
@@ -79,9 +101,19 @@ def test_demand_is_linear_in_the_offered_load_on_both_sides_of_saturation(load: 
     """`load` requests would be in flight; the gateway sheds a share of them and serves the rest in the same time."""
     seconds, rate = 0.1, load / 0.1
     samples = [
-        Sample(now=float(n), requests=round(n * rate * 1e6), failures=0, succeeded=round(n * rate * (1 - shed_share) * 1e6),
-               succeeded_seconds=n * rate * (1 - shed_share) * 1e6 * seconds, shed=round(n * rate * shed_share * 1e6),
-               executions=0, rows=0, in_flight=round(load * (1 - shed_share) * 1e6), bounds=BOUNDS, cumulative=(0, 0, 0, 0))
+        Sample(
+            now=float(n),
+            requests=round(n * rate * 1e6),
+            failures=0,
+            succeeded=round(n * rate * (1 - shed_share) * 1e6),
+            succeeded_seconds=n * rate * (1 - shed_share) * 1e6 * seconds,
+            shed=round(n * rate * shed_share * 1e6),
+            executions=0,
+            rows=0,
+            in_flight=round(load * (1 - shed_share) * 1e6),
+            bounds=BOUNDS,
+            cumulative=(0, 0, 0, 0),
+        )
         for n in range(20)
     ]
     assert after(*samples).demand == pytest.approx(load * 1e6, rel=1e-3)

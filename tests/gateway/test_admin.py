@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fake_served import FakeServed, FakeSource
+
 from gateway.admin.plane import AdminPlane
 from gateway.errors import SettingsError
 from gateway.settings import AdminSettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from gateway.admin.access import Access, is_loopback, read_tokens
 from gateway.errors import SettingsError
 
@@ -22,7 +23,9 @@ def test_literal_addresses_and_localhost_are_answered(host: str) -> None:
     assert status(Access(), Host=host) == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"]
+)
 def test_a_name_that_may_have_been_rebound_is_refused(host: str) -> None:
     assert status(Access(), Host=host) == 403
 
@@ -85,7 +88,17 @@ def test_a_token_file_without_tokens_or_with_guessable_ones_is_refused(tmp_path:
     assert "short" not in caught.value.reason
 
 
-@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-                                                ("0.0.0.0", False), ("::", False), ("example.com", False)])
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("example.com", False),
+    ],
+)
 def test_loopback_is_known(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gateway.cli.failure import CommandFailed
-from gateway.cli.tensors import NUMPY_TYPES, from_raw, read_value, to_array, to_json, to_raw
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from gateway.cli.failure import CommandFailed
+from gateway.cli.tensors import NUMPY_TYPES, from_raw, read_value, to_array, to_json, to_raw
 
 
 def test_a_value_is_a_file_or_json_or_text(tmp_path: Path) -> None:
@@ -50,7 +51,9 @@ def test_a_npy_file_with_pickled_objects_is_refused(tmp_path: Path) -> None:
         ([[]], (-1, -1), (1, 0)),
     ],
 )
-def test_a_shape_is_completed_where_only_one_is_meant(value: Any, wanted: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def test_a_shape_is_completed_where_only_one_is_meant(
+    value: Any, wanted: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
     assert to_array("x", value, "FP32", wanted).shape == shape
 
 
@@ -60,7 +63,9 @@ def test_a_shape_that_cannot_be_meant_is_told_with_what_the_model_takes(value: A
         to_array("x", value, "FP32", wanted)
 
 
-@pytest.mark.parametrize(("value", "datatype"), [(300, "UINT8"), (-1, "UINT32"), (1.5, "INT32"), ("word", "FP32"), ([[1], [2, 3]], "FP32")])
+@pytest.mark.parametrize(
+    ("value", "datatype"), [(300, "UINT8"), (-1, "UINT32"), (1.5, "INT32"), ("word", "FP32"), ([[1], [2, 3]], "FP32")]
+)
 def test_a_number_that_does_not_fit_is_refused(value: Any, datatype: str) -> None:
     with pytest.raises(CommandFailed, match=f"does not fit {datatype}"):
         to_array("x", value, datatype, (-1,))

@@ -7,7 +7,7 @@ import pytest
 from frontend_fakes import FakeCall, FakeDataPlane
 from google.protobuf.message import Message
 
-from gateway.errors import ModelLoadFailed, Overloaded
+from gateway.errors import ModelLoadFailed
 from gateway.frontends.control import ModelControl
 from gateway.frontends.grpc import INFER_PATH, GrpcFrontend
 from gateway.frontends.status import Code
@@ -203,13 +203,6 @@ def test_a_unary_method_takes_one_well_formed_message(messages: tuple[bytes, ...
 
 def test_unknown_fields_are_tolerated() -> None:
     assert ask("ServerLive", b"\xf8\x3f\x01").code == 0
-
-
-def test_an_overload_says_when_to_come_back() -> None:
-    plane = FakeDataPlane()
-    plane.failure = Overloaded("iris", 0.0123)
-    call = ask("ModelMetadata", pb.ModelMetadataRequest(name="iris"), plane=plane)
-    assert (call.code, call.trailers) == (Code.RESOURCE_EXHAUSTED, {b"grpc-retry-pushback-ms": b"13"})
 
 
 def test_a_bug_of_ours_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:

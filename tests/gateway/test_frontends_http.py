@@ -11,7 +11,7 @@ from frontend_fakes import FakeDataPlane, FakeRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import ModelLoadFailed, ModelNotInRepository, Overloaded
+from gateway.errors import ModelLoadFailed, ModelNotInRepository
 from gateway.frontends.control import ModelControl
 from gateway.frontends.http import HttpFrontend, match, to_segments
 
@@ -332,13 +332,6 @@ def test_names_in_paths_are_decoded() -> None:
     assert error(request) == "Request for unknown model: 'café/au lait' is not found"
 
 
-def test_an_overload_says_when_to_come_back() -> None:
-    plane = FakeDataPlane()
-    plane.failure = Overloaded("iris", 1.2)
-    request = ask("GET", "/v2/models/iris", plane=plane)
-    assert (request.status, request.headers) == (429, {b"retry-after": b"2"})
-
-
 def test_a_bug_of_ours_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     plane = FakeDataPlane()
     plane.failure = ZeroDivisionError("secret")
@@ -346,6 +339,17 @@ def test_a_bug_of_ours_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) 
         request = ask("GET", "/v2/models/iris", plane=plane)
     assert (request.status, error(request)) == (500, "internal error")
     assert "secret" in caplog.text
+
+
+def test_an_answer_is_never_compressed() -> None:
+    request = FakeRequest("GET", "/v2", asked={b"accept-encoding": b"gzip"})
+
+    async def run() -> None:
+        async with frontend(FakeDataPlane()) as http:
+            http.handle(request)
+
+    asyncio.run(run())
+    assert request.headers == {b"content-encoding": b"identity"}
 
 
 @given(st.lists(st.sampled_from(["v2", "models", "iris", "stats", "", "versions", "%2F", "%ff", "é"]), max_size=6))

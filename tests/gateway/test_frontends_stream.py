@@ -135,6 +135,20 @@ def test_replies_wait_for_a_slow_reader() -> None:
     assert s.call.code == Code.OK
 
 
+def test_a_stream_is_not_read_while_much_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PAUSE_PENDING", 4)
+    s = Stream()
+    s.ask("a", "b", "c")
+    assert s.call.is_reading
+    s.ask("d", "e")
+    assert not s.call.is_reading
+    for each in ("a", "b"):
+        s.asked(each).answer()
+    assert not s.call.is_reading
+    s.asked("c").answer()
+    assert s.call.is_reading
+
+
 def test_a_stream_that_asks_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "MAX_PENDING", 3)
     s = Stream()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from fake_served import FakeServed, FakeSource
-from gateway.metrics import CODES, FAILURE_REASONS, SHED_REASONS, exposition, make_registry
-from kernels.meters import Meters
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.metrics import CODES, FAILURE_REASONS, SHED_REASONS, exposition, make_registry
+from kernels.meters import Meters
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 Labels = frozenset[tuple[str, str]]
@@ -50,9 +51,17 @@ def test_every_series_exists_at_zero_from_load_on() -> None:
         assert found["sluice_shed_total", frozenset({**STABLE, "reason": reason}.items())] == 0
     for reason in FAILURE_REASONS:
         assert found["nv_inference_request_failure", frozenset({**ONE, "reason": reason}.items())] == 0
-    for name in ("sluice_queue_duration_seconds_count", "sluice_compute_duration_seconds_count",
-                 "sluice_batch_size_count", "sluice_in_flight_requests", "sluice_queue_rows", "sluice_queue_bytes",
-                 "sluice_worker_restarts_total", "sluice_model_load_seconds", "sluice_instances"):
+    for name in (
+        "sluice_queue_duration_seconds_count",
+        "sluice_compute_duration_seconds_count",
+        "sluice_batch_size_count",
+        "sluice_in_flight_requests",
+        "sluice_queue_rows",
+        "sluice_queue_bytes",
+        "sluice_worker_restarts_total",
+        "sluice_model_load_seconds",
+        "sluice_instances",
+    ):
         assert found[name, frozenset(STABLE.items())] == 0, name
     assert found["sluice_demand", frozenset({("model", "tabular")})] == 0
 
@@ -90,13 +99,17 @@ def test_histograms_have_buckets_below_a_millisecond() -> None:
 
 def test_exactly_one_state_is_set() -> None:
     text = scrape(FakeServed(state="UNAVAILABLE"))
-    states = {name: value(text, "sluice_model_state", **STABLE, state=name)
-              for name in ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")}
+    states = {
+        name: value(text, "sluice_model_state", **STABLE, state=name)
+        for name in ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
+    }
     assert states == {"READY": 0, "LOADING": 0, "UNLOADING": 0, "UNAVAILABLE": 1}
 
 
 def test_gauges_say_what_is_there_now() -> None:
-    served = FakeServed(in_flight=5, queued=3, queue_rows=12, queue_bytes=480, load_seconds=0.25, restarts=2, instances=4)
+    served = FakeServed(
+        in_flight=5, queued=3, queue_rows=12, queue_bytes=480, load_seconds=0.25, restarts=2, instances=4
+    )
     text = scrape(served, demand={"tabular": 8.5})
     assert value(text, "sluice_in_flight_requests", **STABLE) == 5
     assert value(text, "sluice_queue_rows", **STABLE) == 12

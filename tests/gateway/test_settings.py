@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.settings_sources import entries, load
 from gateway.settings_table import rewritten
-from hypothesis import given
-from hypothesis import strategies as st
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -116,7 +117,9 @@ def test_sizes_may_carry_a_unit(text: str, bytes_: int) -> None:
     assert load(flags={"http.max_body_bytes": text}).http.max_body_bytes == bytes_
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("2", 2.0), ("250ms", 0.25), ("1.5 s", 1.5), ("2m", 120.0), ("1e-3", 0.001)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2", 2.0), ("250ms", 0.25), ("1.5 s", 1.5), ("2m", 120.0), ("1e-3", 0.001)]
+)
 def test_times_may_carry_a_unit(text: str, seconds: float) -> None:
     assert load(flags={"drain.timeout_seconds": text}).drain.timeout_seconds == pytest.approx(seconds)
 
@@ -200,7 +203,11 @@ def test_any_number_within_the_limits_survives_its_way_through_the_environment(e
     assert getattr(getattr(settings, section), name) == number
 
 
-@given(st.dictionaries(st.text(max_size=20), st.one_of(st.none(), st.integers(), st.text(max_size=9), st.floats()), max_size=4))
+@given(
+    st.dictionaries(
+        st.text(max_size=20), st.one_of(st.none(), st.integers(), st.text(max_size=9), st.floats()), max_size=4
+    )
+)
 def test_whatever_is_given_is_taken_or_refused_by_name(flags: dict[str, Any]) -> None:
     try:
         load(flags=flags)

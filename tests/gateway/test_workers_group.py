@@ -30,7 +30,7 @@ class FakeInstance:
     def die(self, exit: Exit = CRASH) -> None:
         self._on_exit(self, exit)
 
-    async def stop(self, timeout: float) -> Exit:
+    async def stop(self, timeout: float) -> Exit:  # noqa: ASYNC109
         self.is_stopped = True
         exit = Exit(status=0, is_expected=True)
         self._on_exit(self, exit)

@@ -20,6 +20,7 @@ from worker_house import House, Refused, house, infer, put, result
 
 from gateway.errors import LoadFailed
 from gateway.settings import WorkersSettings
+from gateway.workers.instance import Instance
 from gateway.workers.spec import Exit, InstanceSpec, TensorSpec
 
 SCRIPTED = InstanceSpec(
@@ -97,16 +98,17 @@ def test_two_batches_lie_in_a_lane_and_are_answered_in_order(shared: House, tabu
 
 
 def test_a_stopping_worker_finishes_what_lies_in_its_lane(shared: House, tabular: InstanceSpec) -> None:
-    instance = shared.launch(tabular)
+    harvested = []
+
+    def harvest(instance: Instance, exit: Exit) -> None:
+        while (answer := instance.lane.get()) is not None:
+            harvested.append(answer)
+
+    instance = shared.run(shared.supervisor.launch(tabular, harvest))
     put(instance, np.zeros((2, 30), np.float32))
-
-    async def stop_and_look() -> int:
-        stopping = asyncio.ensure_future(instance.stop(5.0))
-        (scores,) = await result(instance.lane)
-        await stopping
-        return len(scores)
-
-    assert shared.run(stop_and_look()) == 2
+    put(instance, np.zeros((3, 30), np.float32))
+    assert shared.run(instance.stop(5.0)).status == 0
+    assert [shape for _, _, _, [(_, _, shape, _)] in harvested] == [(2, 2), (3, 2)]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_a_load_that_hangs_is_ended_by_the_timeout() -> None:
     with house(WorkersSettings(start_timeout_seconds=0.2)) as home:
         with pytest.raises(LoadFailed, match=r"not ready within 0\.2 seconds"):
             home.launch(loading("hang"))
-        assert _workers(home) == []
+        home.run(_until(lambda: _workers(home) == []))
 
 
 def test_a_cancelled_launch_leaves_no_process_and_no_descriptor(shared: House) -> None:

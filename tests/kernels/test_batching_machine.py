@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kernels.batching import BatchQueue, QueuePolicy, TimeoutAction
 from kernels.manual_queue import ManualQueue, Request
@@ -183,18 +183,16 @@ class Reference:
 
 
 class Machine(RuleBasedStateMachine):
-    requests = Bundle("requests")
-
     @initialize(
-        max_batch_size=st.sampled_from([0, 1, 4, 8]),
+        max_batch_size=st.sampled_from([0, 1, 4, 8, 8]),
         delay=st.sampled_from([0.0, 0.0, 5 * TICK]),
         preferred=st.sampled_from([(), (2,), (2, 4)]),
-        levels=st.integers(1, 3),
+        levels=st.sampled_from([1, 1, 2, 3]),
         action=st.sampled_from(TimeoutAction),
         timeout=st.sampled_from([0.0, 20 * TICK]),
-        sizes=st.sampled_from([0, 6]),
-        max_rows=st.sampled_from([0, 0, 20]),
-        max_wait=st.sampled_from([0.0, 0.0, 10 * TICK]),
+        sizes=st.sampled_from([0, 12]),
+        max_rows=st.sampled_from([0, 0, 40]),
+        max_wait=st.sampled_from([0.0, 0.0, 20 * TICK]),
         fit=st.sampled_from([None, (1 * TICK, 2 * TICK), (3 * TICK, 0.0), (0.0, 8 * TICK)]),
     )
     def start(
@@ -221,7 +219,7 @@ class Machine(RuleBasedStateMachine):
             default_priority_level=levels,
             policies=policies,
             max_rows=max_rows,
-            max_bytes=200,
+            max_bytes=400,
             max_wait=max_wait,
         )
         if fit is not None:
@@ -248,41 +246,47 @@ class Machine(RuleBasedStateMachine):
         self.reference.dropped.clear()
 
     @rule(
-        target=requests,
-        rows=st.integers(1, 4),
-        patience=st.sampled_from([0, 0, 1, 4, 8, 16, 40]),
-        priority=st.integers(0, 3),
-        group=st.integers(0, 2),
-        nbytes=st.integers(0, 20),
+        burst=st.lists(
+            st.builds(
+                lambda rows, patience, priority, group, nbytes: (rows, patience, priority, group, nbytes),
+                rows=st.sampled_from([1, 1, 1, 2, 4]),
+                patience=st.sampled_from([0, 0, 6, 12, 18, 24, 40]),
+                priority=st.integers(0, 3),
+                group=st.sampled_from([0, 0, 0, 1, 2]),
+                nbytes=st.integers(0, 20),
+            ),
+            min_size=1,
+            max_size=8,
+        ),
         backlog=st.sampled_from([0.0, 2 * TICK]),
         slots=st.integers(1, 2),
     )
-    def offer(
-        self, rows: int, patience: int, priority: int, group: int, nbytes: int, backlog: float, slots: int
-    ) -> Request:
-        rows = min(rows, max(self.queue.queue.max_batch_size, 1))
-        deadline = self.now + patience * TICK if patience else 0.0
-        request = Request(rows, deadline=deadline, priority=priority, group=group, nbytes=nbytes)
-        expected = self.reference.offer(request, self.now, backlog, slots)
-        assert self.queue.offer(request, self.now, backlog, slots) == expected == request.shed
-        assert (expected == ADMITTED) == (request.code == 0)
-        self.everyone.append(request)
-        if expected != ADMITTED:
-            assert request.message
-            assert not request.is_linked
-            self.ended.append(request)
-        self.advance(1)
-        return request
-
-    @rule(request=requests)
-    def withdraw(self, request: Request) -> None:
-        """Whatever state it is in: queued ones leave, all others are left alone."""
-        self.queue.withdraw(request)
-        for entry in self.reference.entries:
-            if entry.request is request:
-                self.reference.entries.remove(entry)
+    def offer(self, burst: list[tuple[int, int, int, int, int]], backlog: float, slots: int) -> None:
+        for rows, patience, priority, group, nbytes in burst:
+            rows = min(rows, max(self.queue.queue.max_batch_size, 1))
+            deadline = self.now + patience * TICK if patience else 0.0
+            request = Request(rows, deadline=deadline, priority=priority, group=group, nbytes=nbytes)
+            expected = self.reference.offer(request, self.now, backlog, slots)
+            assert self.queue.offer(request, self.now, backlog, slots) == expected == request.shed
+            assert (expected == ADMITTED) == (request.code == 0)
+            self.everyone.append(request)
+            if expected != ADMITTED:
+                assert request.message
+                assert not request.is_linked
                 self.ended.append(request)
-                break
+            self.advance(1)
+
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        """Whatever state it is in: queued ones leave, all others are left alone."""
+        if self.everyone:
+            request = data.draw(st.sampled_from(self.everyone[-24:]))
+            self.queue.withdraw(request)
+            for entry in self.reference.entries:
+                if entry.request is request:
+                    self.reference.entries.remove(entry)
+                    self.ended.append(request)
+                    break
 
     @rule(ticks=st.integers(0, 12))
     def take(self, ticks: int) -> None:
@@ -300,15 +304,14 @@ class Machine(RuleBasedStateMachine):
         self.running += batch
         self.compare_dropped()
 
-    @rule(data=st.data(), solo=st.booleans())
+    @rule(data=st.data(), solo=st.sampled_from([False, False, True]))
     def give_back(self, data: st.DataObject, solo: bool) -> None:
-        if self.running:
-            request = data.draw(st.sampled_from(self.running))
+        for request in data.draw(st.permutations(self.running))[:4]:
             self.running.remove(request)
             request.solo = request.solo or solo
             self.queue.give_back(request, self.now)
             self.reference.give_back(request)
-            self.advance(1)
+        self.advance(1)
 
     @rule(ticks=st.integers(0, 12))
     def expire(self, ticks: int) -> None:
@@ -354,4 +357,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -463,7 +463,7 @@ class TestExpiring:
         offers, dropped, latest = 0, 0, 0.0
         for tick in range(1, 1001):
             now = 1.0 + tick / 1000
-            for i in range(50):
+            for _ in range(50):
                 offered(queue, Request(deadline=now + 0.25 - (offers * 31 % 10) / 10 * spread), now)
                 offers += 1
             queue.expire(now)

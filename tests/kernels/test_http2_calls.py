@@ -288,9 +288,11 @@ def test_send_says_when_to_stop_and_on_writable_when_to_go_on(make: MakePeer) ->
     recorders = record(peer)
     stream = peer.call()
     call = recorders[0].call
+    peer.protocol.pause_writing()
     assert call.send(b"x" * 60_000)
     assert not call.send(b"x" * 60_000)
     assert not call.send(b"x" * 60_000)
+    peer.protocol.resume_writing()
     for _ in range(10):
         peer.exchange()
     assert recorders[0].events == ["writable"]

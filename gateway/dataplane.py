@@ -1,0 +1,403 @@
+"""The data plane as the rest of the gateway sees it: what is published is served, and everything about it can be asked.
+
+Requests do not pass through here but through the native `Dispatcher` it owns. It does not decide which versions there
+are: `gateway.models` publishes and withdraws, and is asked for what only it knows (states, loads, readiness).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway import __version__
+from gateway.deployments import IndexRow
+from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
+from gateway.frontends import Done, ParameterValue
+from gateway.lifecycle import State
+from gateway.pb import model_config_pb2
+from gateway.served import Served
+from gateway.serving_plan import ServingPlan
+from gateway.settings import Settings
+from gateway.version_group import VersionGroup
+from gateway.workers.placement import Placement, current_cpu, pin_thread, usable_cpus
+from kernels.dispatch import Deployment, Dispatcher
+from kernels.local import LocalCall
+from kernels.meters import BatchStatistics, CountAndTime, Meters
+from kernels.routes import ModelRoute, RouteTable
+
+_log = logging.getLogger("sluice.dataplane")
+
+SWEEP_SECONDS = 0.1
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""Those of Triton's extensions that are there, by its names."""
+
+
+class Control(Protocol):
+    """`gateway.models.Models`: what is wanted, and in which state it is."""
+
+    def is_ready(self) -> bool: ...
+    def index(self, *, is_ready: bool = False) -> list[IndexRow]: ...
+    def ready_versions(self, model: str) -> tuple[int, ...]: ...
+    async def load_model(self, name: str, parameters: Mapping[str, ParameterValue] | None = None) -> None: ...
+    async def unload_model(self, name: str, unload_dependents: bool = False) -> None: ...
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclass(frozen=True)
+class Duration:
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True)
+class InferStatistics:
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+@dataclass(frozen=True)
+class BatchSizeStatistics:
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
+    batch_stats: tuple[BatchSizeStatistics, ...]
+
+
+class DataPlane:
+    """One event loop's worth of serving. `connect` it to the life cycle before `start`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self.intake = Dispatcher(
+            call_soon=self._loop.call_soon,
+            max_in_flight=settings.requests.max_in_flight,
+            max_tensors=settings.requests.max_tensors,
+            max_json_depth=settings.requests.max_json_depth,
+            max_tensor_bytes=settings.requests.max_tensor_bytes,
+        )
+        self._control: Control | None = None
+        # What answers, by model and version. Changed by publish and withdraw only; the route table follows it.
+        self._served: dict[tuple[str, int], Served] = {}
+        # Replaced by another group of the same version, and not yet withdrawn.
+        self._leaving: list[Served] = []
+        # Counters outlive a version's reload, as Prometheus wants it; dropped when the version has left the index.
+        self._meters: dict[tuple[str, str], Meters] = {}
+        self._is_withdrawn = False
+        self._listeners: list[Callable[[], None]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        # The loop stays on one core only while a worker shares it.
+        self._cpus = usable_cpus()
+        self._loop_cpu = current_cpu()
+        self._is_pinned = False
+
+    def connect(self, control: Control) -> None:
+        self._control = control
+        control.subscribe(self._notify)
+
+    def start(self) -> None:
+        """Begins to watch the clock: deadlines, hung workers, where workers run."""
+        self._loop.add_reader(self.intake.timer, self.intake.on_timer)
+        self._sweep()
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+            self._loop.remove_reader(self.intake.timer)
+
+    # What is served: called by the life cycle
+
+    def publish(self, model: str, version: int, plan: ServingPlan, group: VersionGroup) -> None:
+        key = (model, version)
+        before = self._served.get(key)
+        if before is not None and before.group is group:
+            before.is_suspended = False
+        else:
+            self._served[key] = Served(
+                version, plan, group, self.intake, self._meters_of(model, str(version)), self._make_placement,
+                self._settings.batching,
+            )  # fmt: skip
+            if before is not None:
+                self._leaving.append(before)
+        self._route()
+
+    def suspend(self, model: str, version: int, group: VersionGroup) -> None:
+        served = self._served.get((model, version))
+        if served is None or served.group is not group:
+            return
+        served.is_suspended = True
+        self._route()
+        served.suspend(f"Request for unknown model: '{model}' version {version} is not at ready state")
+
+    async def withdraw(self, model: str, version: int, group: VersionGroup) -> None:
+        served = self._served.get((model, version))
+        if served is not None and served.group is group:
+            del self._served[model, version]
+            self._route()
+        else:
+            served = next((one for one in self._leaving if one.group is group), None)
+            if served is None:
+                return
+            self._leaving.remove(served)
+        await served.drain()
+
+    def _route(self) -> None:
+        """One swap of every route. A call without a version goes to the highest one that is not suspended."""
+        by_model: dict[str, dict[int, Deployment | None]] = {}
+        for (model, version), served in self._served.items():
+            by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+        routes = {}
+        for model, versions in by_model.items():
+            ready = [version for version, deployment in versions.items() if deployment is not None]
+            default = versions[max(ready)] if ready else None
+            routes[model] = ModelRoute(default, {str(version): target for version, target in versions.items()})
+        for row in self._index():
+            known = routes.get(row.name)
+            if known is None:
+                routes[row.name] = ModelRoute(None, {})
+        self.intake.route_table = RouteTable(routes)
+
+    # Questions: called by the front ends and the admin plane
+
+    @property
+    def in_flight(self) -> int:
+        return self.intake.in_flight
+
+    def is_live(self) -> bool:
+        return True
+
+    def is_ready(self) -> bool:
+        return not self._is_withdrawn and self._control is not None and self._control.is_ready()
+
+    def withdraw_readiness(self) -> None:
+        """The server is going away: it says "not ready" from here on, and serves what still comes."""
+        self._is_withdrawn = True
+        self._notify()
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        if self._is_withdrawn:
+            return False
+        target, _ = self.intake.route_table.lookup(name, version)
+        return target is not None
+
+    def server_metadata(self) -> ServerMetadata:
+        return ServerMetadata("sluice", __version__, EXTENSIONS)
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        plan = self._find(name, version).plan
+        versions = tuple(str(number) for number in sorted(v for m, v in self._served if m == name))
+        return ModelMetadata(
+            name,
+            (version,) if version else versions,
+            plan.config.platform or plan.config.backend,
+            tuple(TensorMetadata(tensor.name, tensor.datatype, tensor.shape) for tensor in plan.inputs),
+            tuple(TensorMetadata(tensor.name, tensor.datatype, tensor.shape) for tensor in plan.outputs),
+        )
+
+    def model_config(self, name: str, version: str = "") -> model_config_pb2.ModelConfig:
+        return self._find(name, version).plan.config
+
+    def statistics(self, name: str = "", version: str = "") -> list[ModelStatistics]:
+        found = [
+            statistics_of(served)
+            for _, served in sorted(self._served.items())
+            if name in ("", served.model) and version in ("", served.version)
+        ]
+        if name and not found:
+            raise NoStatistics(name, version)
+        return found
+
+    def repository_index(self, ready: bool) -> Sequence[IndexRow]:
+        assert self._control is not None, "this is a bug: asked before it was connected"
+        return self._control.index(is_ready=ready)
+
+    async def load_model(self, name: str, parameters: Mapping[str, ParameterValue]) -> None:
+        assert self._control is not None, "this is a bug: asked before it was connected"
+        await self._control.load_model(name, parameters)
+
+    async def unload_model(self, name: str, parameters: Mapping[str, ParameterValue]) -> None:
+        assert self._control is not None, "this is a bug: asked before it was connected"
+        await self._control.unload_model(name, bool(parameters.get("unload_dependents", False)))
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def infer_bytes(self, message: bytes, deadline: float, done: Done) -> LocalCall:
+        return LocalCall(self.intake, message, deadline, done)
+
+    def served(self) -> list[Observed]:
+        """Every version that the index knows, served or not, for metrics and the admin plane."""
+        rows = [row for row in self._index() if row.version]
+        self._meters = {(row.name, row.version): self._meters_of(row.name, row.version) for row in rows}
+        return [
+            Observed(row, self._served.get((row.name, int(row.version))), self._meters[row.name, row.version])
+            for row in rows
+        ]
+
+    # Inside
+
+    def _index(self) -> list[IndexRow]:
+        return self._control.index() if self._control is not None else []
+
+    def _find(self, name: str, version: str) -> Served:
+        """The published version that a call would reach. Raises the same errors as a call."""
+        target, miss = self.intake.route_table.lookup(name, version)
+        if target is not None:
+            return self._served[name, int(target.version)]
+        raise {
+            "unknown_model": lambda: UnknownModel(name),
+            "no_versions": lambda: NoVersionAvailable(name),
+            "unknown_version": lambda: UnknownVersion(name, version),
+            "version_not_ready": lambda: VersionNotReady(name, version),
+        }[miss]()
+
+    def _meters_of(self, model: str, version: str) -> Meters:
+        return self._meters.setdefault((model, version), Meters())
+
+    def _make_placement(self) -> Placement:
+        return Placement(self._loop_cpu, self._cpus)
+
+    def _notify(self) -> None:
+        self._route()
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        now = time.monotonic()
+        shared = [served.update_placement(now) for served in self._served.values()]
+        if any(shared) != self._is_pinned:
+            self._is_pinned = not self._is_pinned
+            pin_thread((self._loop_cpu,) if self._is_pinned else self._cpus)
+        for served in tuple(self._served.values()):
+            for instance in served.kill_hung(now, self._settings.workers.batch_timeout_seconds):
+                _log.error(
+                    "worker hung",
+                    extra={"action": "worker-hung", "model": served.model, "version": served.version, "pid": instance.pid},
+                )
+
+
+class Observed:
+    """One line of the index with the figures of what serves it; satisfies `gateway.metrics.Served`."""
+
+    role = "stable"
+
+    def __init__(self, row: IndexRow, served: Served | None, meters: Meters) -> None:
+        self.model, self.version = row.name, row.version
+        self.state, self.reason = row.state or State.UNKNOWN.value, row.reason
+        self.meters = meters
+        self._served = served
+
+    @property
+    def in_flight(self) -> int:
+        return self._served.deployment.in_flight if self._served else 0
+
+    @property
+    def queued(self) -> int:
+        return self._served.deployment.queue.count if self._served else 0
+
+    @property
+    def queue_rows(self) -> int:
+        return self._served.deployment.queue.rows if self._served else 0
+
+    @property
+    def queue_bytes(self) -> int:
+        return self._served.deployment.queue.nbytes if self._served else 0
+
+    @property
+    def load_seconds(self) -> float:
+        return max((one.load_seconds for one in self._served.instances), default=0.0) if self._served else 0.0
+
+    @property
+    def restarts(self) -> int:
+        return self._served.group.restarts if self._served else 0
+
+    @property
+    def instances(self) -> int:
+        return len(self._served.instances) if self._served else 0
+
+
+def statistics_of(served: Served) -> ModelStatistics:
+    meters = served.meters
+    figures = meters.statistics()
+    return ModelStatistics(
+        served.model,
+        served.version,
+        meters.last_inference,
+        meters.inference_count,
+        meters.execution_count,
+        InferStatistics(*(_duration(getattr(figures, name)) for name in figures._fields)),
+        tuple(_batch(size) for size in meters.batch_statistics()),
+    )
+
+
+def _batch(figures: BatchStatistics) -> BatchSizeStatistics:
+    return BatchSizeStatistics(
+        figures.batch_size,
+        _duration(figures.compute_input),
+        _duration(figures.compute_infer),
+        _duration(figures.compute_output),
+    )
+
+
+def _duration(figures: CountAndTime) -> Duration:
+    return Duration(figures.events, figures.ns)

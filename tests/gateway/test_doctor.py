@@ -1,0 +1,70 @@
+"""What `sluice doctor` finds, on this machine and on machines that are described to it."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.cli import doctor as command
+from gateway.cli.doctor import Finding, cpu_features, examine, gpu_finding, memory_available
+
+
+def test_this_machine_can_serve_once_it_can_run_the_tests() -> None:
+    missing = [finding for finding in examine() if finding.status == "missing"]
+    assert missing == []
+
+
+def test_every_finding_that_is_not_well_says_how_to_fix_it() -> None:
+    assert [finding.subject for finding in examine() if finding.status != "ok" and not finding.fix] == []
+
+
+def test_json_carries_the_same_findings() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 0
+    assert {finding["subject"] for finding in json.loads(result.output)} >= {"Python", "native modules", "GPU"}
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warning", 0), ("missing", 1)])
+def test_only_what_is_missing_fails(monkeypatch: pytest.MonkeyPatch, status: command.Status, code: int) -> None:
+    monkeypatch.setattr(command, "CHECKS", (lambda: iter([Finding("thing", status, "detail", "a command")]),))
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == code
+    assert "a command" in result.output
+
+
+def test_a_taken_port_is_told_as_such() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert command.port_problem("127.0.0.1", taken.getsockname()[1]) == "address already in use"
+
+
+def test_vector_units_are_read_from_x86_and_arm() -> None:
+    assert cpu_features("processor: 0\nflags\t\t: fpu avx2 avx512f\n") == ["avx2", "avx512f"]
+    assert cpu_features("Features : fp asimd sve\n") == ["asimd", "sve"]
+    assert cpu_features("") == []
+
+
+def test_available_memory_is_read_in_bytes() -> None:
+    assert memory_available("MemTotal: 10 kB\nMemAvailable:   2048 kB\n") == 2048 * 1024
+    assert memory_available("") == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "provider", "engines", "status", "detail"),
+    [
+        (False, False, ["onnxruntime"], "ok", "none"),
+        (True, True, ["onnxruntime-gpu"], "ok", "can use it"),
+        (True, False, ["onnxruntime"], "warning", "for the CPU"),
+        (True, False, ["onnxruntime", "onnxruntime-gpu"], "warning", "both"),
+    ],
+)
+def test_a_gpu_needs_its_own_engine(device: bool, provider: bool, engines: list[str], status: str, detail: str) -> None:
+    finding = gpu_finding(device, provider, engines)
+    assert finding.status == status
+    assert detail in finding.detail
+    assert bool(finding.fix) == (status == "warning")
