@@ -79,7 +79,7 @@ native: $(STAMPS)/venv ## build what changed of the native modules
 	@if [ ! -f $(NATIVE)/build.ninja ] || [ $(NATIVE)/build.ninja -ot $(STAMPS)/venv ]; then \
 	  cmake -S kernels -B $(NATIVE) -G Ninja -DSLUICE_IN_PLACE=ON -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
 	    >$(STAMPS)/cmake.log || { cat $(STAMPS)/cmake.log; exit 1; }; fi
-	@cmake --build $(NATIVE) | { grep -vE 'no work to do|Re-checking|Re-running' || true; }
+	@cmake --build $(NATIVE)
 
 # The package itself: a path to the checkout; the native modules are built above, where ninja knows what changed.
 $(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/venv

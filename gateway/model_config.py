@@ -7,6 +7,7 @@ nothing here touches a file, a worker or a version.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gateway.model_config_checks import (
     EngineTensor,
     check_engine,
     check_limits,
+    check_names,
     check_served,
     engine_dims,
     field_of,
@@ -33,7 +35,7 @@ PLATFORM = "onnxruntime_onnx"
 
 _BATCHING_OFF = re.compile(r"""^[^#"'\n]*\bmax_batch_size\s*:\s*[+-]?0+\b""", re.MULTILINE)
 _FIELD = re.compile(r"([A-Za-z_]\w*)\s*[:{<]")
-_UNKNOWN_FIELD = re.compile(r'has no field named "([^"]+)"')
+_NAMED_FIELD = re.compile(r'[Ff]ield(?: named)? "(?:[\w.]+\.)?([^".]+)"')
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ def parse_json(text: str, model: str, origin: str = "config") -> WrittenConfig:
         raise ConfigError(model, "", f"{origin}: {len(text)} characters, at most {MAX_CONFIG_BYTES} are read")
     config = ModelConfig()
     try:
-        json_format.Parse(text, config)
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise TypeError("not a JSON object")
+        json_format.ParseDict(value, config)
     except (json_format.ParseError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(model, "", f"{origin}: {error}") from None
     is_off = config.max_batch_size == 0 and re.search(r'"max_?[bB]atch_?[sS]ize"\s*:\s*"?0', text) is not None
@@ -96,8 +101,8 @@ def _located(error: text_format.ParseError, text: str, model: str, file: str) ->
         lines = text.split("\n")[:line]
         read = "\n".join([*lines[:-1], lines[-1][: column - 1]])
         field = next(reversed(_FIELD.findall(read)), "")
-    unknown = _UNKNOWN_FIELD.search(message)
-    return ConfigError(model, unknown.group(1) if unknown else field, f"{file}: {message}")
+    named = _NAMED_FIELD.search(message)
+    return ConfigError(model, named.group(1) if named else field, f"{file}: {message}")
 
 
 def complete(written: WrittenConfig, model: str, engine: EngineDescription, defaults: Defaults) -> ModelConfig:
@@ -109,6 +114,7 @@ def complete(written: WrittenConfig, model: str, engine: EngineDescription, defa
     config = ModelConfig()
     config.CopyFrom(written.config)
     check_served(config, model)
+    check_names(config, model, engine)
     _complete_identity(config, model)
     _complete_batching(config, written.is_batching_off, engine, defaults)
     _complete_tensors(config, engine)

@@ -119,6 +119,11 @@ def check_served(config: ModelConfig, model: str) -> None:
         refuse("backend", f"{config.backend!r} is not served; ONNX models have 'onnxruntime'")
     if config.model_transaction_policy.decoupled:
         refuse("model_transaction_policy.decoupled", "models with any number of answers a request are not served")
+    for name in ("input", "output"):
+        names = [tensor.name for tensor in getattr(config, name)]
+        if "" in names:
+            refuse(f"{name}[{names.index('')}].name", "is missing")
+        _check_unique(name, names, refuse)
     for path, tensor in _tensors(config):
         if tensor.is_shape_tensor:
             refuse(f"{path}.is_shape_tensor", "shape tensors belong to TensorRT, which is not served")
@@ -151,7 +156,6 @@ def check_limits(config: ModelConfig, model: str, gpus: Sequence[int]) -> None:
         refuse("default_model_filename", f"{config.default_model_filename!r} is not a plain file name")
     for name in ("input", "output"):
         _check_count(name, len(getattr(config, name)), MAX_TENSORS, refuse)
-        _check_unique(name, [tensor.name for tensor in getattr(config, name)], refuse)
     for path, tensor in _tensors(config):
         _check_tensor(tensor, path, config.max_batch_size > 0, refuse)
     if any(version < 1 for version in config.version_policy.specific.versions):
@@ -169,29 +173,27 @@ def check_limits(config: ModelConfig, model: str, gpus: Sequence[int]) -> None:
 
 
 def _check_tensor(tensor: ModelInput | ModelOutput, path: str, is_batching: bool, refuse: _Refusal) -> None:
-    if not tensor.name:
-        refuse(f"{path}.name", "is missing")
     if tensor.data_type == DataType.TYPE_INVALID:
-        refuse(f"{path}.data_type", f"of {tensor.name!r} is missing")
+        refuse(f"{path}.data_type", "is missing")
     if not tensor.dims:
-        refuse(f"{path}.dims", f"of {tensor.name!r} is missing")
+        refuse(f"{path}.dims", "is missing")
     for field, dims in (("dims", tensor.dims), ("reshape.shape", tensor.reshape.shape)):
         bad = [dim for dim in dims if dim < 1 and dim != -1]
         if bad:
-            refuse(f"{path}.{field}", f"of {tensor.name!r} holds {bad[0]}; a dimension is 1 or more, or -1 if free")
+            refuse(f"{path}.{field}", f"holds {bad[0]}; a dimension is 1 or more, or -1 if free")
         if len(dims) + is_batching > MAX_RANK:
             refuse(
                 f"{path}.{field}",
-                f"of {tensor.name!r} has {len(dims)} dimensions, at most {MAX_RANK - is_batching} are served",
+                f"has {len(dims)} dimensions, at most {MAX_RANK - is_batching} are served",
             )
     if tensor.HasField("reshape") and _runs(tensor.dims) != _runs(tensor.reshape.shape):
         refuse(
             f"{path}.reshape",
-            f"of {tensor.name!r} to {list(tensor.reshape.shape)} does not hold as many elements"
+            f"to {list(tensor.reshape.shape)} does not hold as many elements"
             f" as dims {list(tensor.dims)}; between the free dimensions the sizes must match",
         )
     if isinstance(tensor, ModelInput) and tensor.format != ModelInput.FORMAT_NONE and len(tensor.dims) != 3:
-        refuse(f"{path}.format", f"of {tensor.name!r} needs 3 dims, has {len(tensor.dims)}")
+        refuse(f"{path}.format", f"needs 3 dims, has {len(tensor.dims)}")
     if isinstance(tensor, ModelOutput) and tensor.label_filename and not is_simple_filename(tensor.label_filename):
         refuse(f"{path}.label_filename", f"{tensor.label_filename!r} is not a plain file name")
 
@@ -284,37 +286,39 @@ def _check_warmup(config: ModelConfig, warmup: ModelWarmup, path: str, refuse: _
             refuse(f"{at}.input_data_file", f"{given.input_data_file!r} is not a plain file name")
 
 
-def check_engine(config: ModelConfig, model: str, engine: EngineDescription) -> None:
-    """Checks the complete configuration's tensors against those of the model file."""
+def check_names(config: ModelConfig, model: str, engine: EngineDescription) -> None:
+    """Checks that the model file has every tensor that the configuration names. Needs nothing to be complete."""
     refuse = _Refusal(model)
     for name, known in (("input", engine.inputs), ("output", engine.outputs)):
-        specs = {tensor.name: tensor for tensor in known}
-        for index, tensor in enumerate(getattr(config, name)):
-            path = f"{name}[{index}]"
-            if tensor.name not in specs:
-                refuse(path, f"{tensor.name!r} is not an {name} of the model file, which has {sorted(specs)}")
-            _check_against(tensor, specs[tensor.name], path, config.max_batch_size, refuse)
+        names = sorted(tensor.name for tensor in known)
+        for tensor in getattr(config, name):
+            if tensor.name not in names:
+                refuse(f"{name}[{tensor.name!r}]", f"is not an {name} of the model file, which has {names}")
+
+
+def check_engine(config: ModelConfig, model: str, engine: EngineDescription) -> None:
+    """Checks the datatypes and dims of the complete configuration against those of the model file."""
+    refuse = _Refusal(model)
+    inputs = {tensor.name: tensor for tensor in engine.inputs}
+    outputs = {tensor.name: tensor for tensor in engine.outputs}
+    for path, tensor in _tensors(config):
+        known = inputs if isinstance(tensor, ModelInput) else outputs
+        _check_against(tensor, known[tensor.name], path, config.max_batch_size, refuse)
 
 
 def _check_against(
     tensor: ModelInput | ModelOutput, spec: EngineTensor, path: str, batch: int, refuse: _Refusal
 ) -> None:
-    if datatype_of(tensor.data_type) != spec.datatype:
-        refuse(
-            f"{path}.data_type",
-            f"of {tensor.name!r} is {datatype_of(tensor.data_type)}, the model file has {spec.datatype}",
-        )
-    shape = tuple(spec.shape)
+    datatype, shape = datatype_of(tensor.data_type), tuple(spec.shape)
+    if datatype != spec.datatype:
+        refuse(f"{path}.data_type", f"is {datatype}, the model file has {spec.datatype}")
     if batch and (not shape or shape[0] != -1):
-        refuse(
-            "max_batch_size",
-            f"is {batch}, but the first dimension of {tensor.name!r} in the model file is not"
-            f" free: it has shape {list(shape)}",
-        )
+        free = f"the first dimension of {tensor.name!r} in the model file is not free: it has shape {list(shape)}"
+        refuse("max_batch_size", f"is {batch}, but {free}")
     wanted = ((-1,) if batch else ()) + engine_dims(tensor)
     if not _fits(wanted, shape):
         note = "; the leading -1 is the batch dimension that max_batch_size adds" if batch else ""
-        refuse(f"{path}.dims", f"of {tensor.name!r} make shape {list(wanted)}, the model file has {list(shape)}{note}")
+        refuse(f"{path}.dims", f"make shape {list(wanted)}, the model file has {list(shape)}{note}")
 
 
 def _fits(dims: Sequence[int], shape: Sequence[int]) -> bool:
@@ -322,10 +326,11 @@ def _fits(dims: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _tensors(config: ModelConfig) -> Iterator[tuple[str, ModelInput | ModelOutput]]:
-    for index, tensor in enumerate(config.input):
-        yield f"input[{index}]", tensor
-    for index, output in enumerate(config.output):
-        yield f"output[{index}]", output
+    """Each with its path: by name, since completion adds and reorders."""
+    for tensor in config.input:
+        yield f"input[{tensor.name!r}]", tensor
+    for output in config.output:
+        yield f"output[{output.name!r}]", output
 
 
 def _is_set(message: object, field: str) -> bool:

@@ -95,6 +95,7 @@ class Models(Generic[G]):
         self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
+        self._has_begun = False
         self._is_stopping = False
         self._ended = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -109,6 +110,8 @@ class Models(Generic[G]):
             async with asyncio.TaskGroup() as self._tasks:
                 if self._is_explicit:
                     await self._start_explicit()
+                self._has_begun = True
+                self._notify()
                 await self._loop()
         finally:
             self._tasks = None
@@ -172,7 +175,7 @@ class Models(Generic[G]):
 
     def is_ready(self) -> bool:
         """Whether every wanted model has a version that answers."""
-        return self._reconciler.is_ready()
+        return self._has_begun and self._reconciler.is_ready()
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
         """Ascending; the last is the one that answers when a call names none."""
@@ -379,6 +382,9 @@ class Models(Generic[G]):
 
     def _emit(self, event: Event) -> None:
         self._on_event(event)
+        self._notify()
+
+    def _notify(self) -> None:
         for listener in tuple(self._listeners):
             listener()
 

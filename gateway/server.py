@@ -99,7 +99,7 @@ class Server:
                 )
                 await supervisor.start()
                 plane.start()
-                life_cycle = tasks.create_task(models.run(), name="life cycle of models")
+                tasks.create_task(models.run(), name="life cycle of models")
                 # Nothing that exists now is garbage: later collections need not walk it.
                 gc.collect()
                 gc.freeze()
@@ -107,8 +107,7 @@ class Server:
                 await self._drain(plane, grpc, http_listener, grpc_listener)
                 http_listener.close()
                 grpc_listener.close()
-                models.stop()
-                await life_cycle
+                await models.stop()
             finally:
                 http_listener.close()
                 grpc_listener.close()

@@ -143,8 +143,8 @@ def draw(config: ModelConfig, engine: EngineDescription, folder: Path) -> Servin
         config=config,
         inputs=tuple(_tensor(tensor, batches, input_index[tensor.name]) for tensor in config.input),
         outputs=tuple(
-            _tensor(tensor, batches, output_index[tensor.name], _labels(config.name, position, tensor, folder))
-            for position, tensor in enumerate(config.output)
+            _tensor(tensor, batches, output_index[tensor.name], _labels(config.name, tensor, folder))
+            for tensor in config.output
         ),
         max_batch_size=config.max_batch_size,
         batching=_batching(config.dynamic_batching),
@@ -180,19 +180,18 @@ def _tensor(tensor: ModelInput | ModelOutput, batches: bool, index: int, labels:
     )
 
 
-def _labels(model: str, position: int, tensor: ModelOutput, folder: Path) -> tuple[str, ...]:
+def _labels(model: str, tensor: ModelOutput, folder: Path) -> tuple[str, ...]:
     if not tensor.label_filename:
         return ()
+    at = f"output[{tensor.name!r}].label_filename"
     try:
         with open(folder / tensor.label_filename, encoding="utf-8") as file:
             text = file.read(MAX_LABEL_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(
-            model, f"output[{position}].label_filename", f"{tensor.label_filename!r} cannot be read: {reason}"
-        ) from error
+        raise ConfigError(model, at, f"{tensor.label_filename!r} cannot be read: {reason}") from error
     if len(text) > MAX_LABEL_BYTES:
-        raise ConfigError(model, f"output[{position}].label_filename", f"is longer than {MAX_LABEL_BYTES} bytes")
+        raise ConfigError(model, at, f"is longer than {MAX_LABEL_BYTES} characters")
     return tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n")) if text else ()
 
 

@@ -313,7 +313,8 @@ cdef class Deployment:
         # False, with nothing answered, when the outputs cannot be what the signature says.
         cdef Slot* s = &lane.header.slot[slot]
         cdef Scatter* scatter = &self.dispatcher.scatter
-        cdef double compute_start = min(max(s.compute_start_ns * 1e-9, head.started), now)
+        cdef double started = head.started  # the head is not ours any more once it is answered
+        cdef double compute_start = min(max(s.compute_start_ns * 1e-9, started), now)
         cdef double compute_end = min(max(s.compute_end_ns * 1e-9, compute_start), now)
         cdef double waited
         cdef Exchange x, following
@@ -333,12 +334,12 @@ cdef class Deployment:
                 self.meters.failed(OTHER, now - x.arrived)
             else:
                 waited = x.started - x.queued
-                self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - head.started,
+                self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - started,
                                       compute_end - compute_start, now - compute_end)
             self.answer(x, now)
             x = following
         self.compute_seconds += compute_end - compute_start
-        self.meters.executed(rows, compute_start - head.started, compute_end - compute_start, now - compute_end,
+        self.meters.executed(rows, compute_start - started, compute_end - compute_start, now - compute_end,
                              epoch_ms())
         return True
 

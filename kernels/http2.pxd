@@ -40,7 +40,6 @@ cdef extern from "http2_session.hpp" namespace "sluice":
     cdef cppclass Stream:
         int32_t id
         void* owner
-        cbool answered
         double arrived
         double deadline
         string path
@@ -52,15 +51,22 @@ cdef extern from "http2_session.hpp" namespace "sluice":
     cdef cppclass StreamPool:
         size_t live()
 
+    cdef cppclass Output:
+        size_t size()
+        ssize_t send(int)
+        void copy(size_t, uint8_t*)
+        void clear()
+
     cdef cppclass Http2Pool:
         StreamPool streams
-        Buffer out
+        Output out
 
     cdef cppclass Host:
         void* self
         void (*open_unary)(void*, Stream*) noexcept
         void (*submit)(void*, Stream*) noexcept
-        void (*drop_unary)(void*, Stream*) noexcept
+        void (*cancel)(void*, void*) noexcept
+        void (*release)(void*, void*) noexcept
         void (*open_call)(void*, Stream*) noexcept
         void (*message)(void*, Stream*, const uint8_t*, size_t) noexcept
         void (*half_close)(void*, Stream*) noexcept
@@ -77,7 +83,8 @@ cdef extern from "http2_session.hpp" namespace "sluice":
         cbool open(double)
         void close()
         cbool receive(const uint8_t*, size_t, double)
-        Produced produce(Buffer&, size_t, double)
+        Produced produce(Output&, size_t, double)
+        void written()
         cbool notify_writable()
         cbool tick(double, cbool)
         void drain(double)
@@ -127,7 +134,7 @@ cdef class Http2Protocol(ReplySink):
     cdef cbool is_scheduled      # a wake is due
     cdef double closing_since
     cdef void pump(self) noexcept
-    cdef void write(self, Buffer& out) noexcept
+    cdef void write(self, Output& out) noexcept
     cdef void close_transport(self, cbool at_once) noexcept
     cdef void teardown(self) noexcept
     cdef void wake_soon(self) noexcept

@@ -1,8 +1,7 @@
 # The asyncio side of an HTTP/2 session: a transport, the intake, and the Python face of calls. See http2.pyi.
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython.operator cimport dereference as deref
-from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 from libcpp cimport bool as cbool
@@ -12,14 +11,12 @@ from libcpp.utility cimport pair
 import asyncio
 
 from kernels.exchange cimport GRPC, Exchange, Intake, ReplySink
-from kernels.infer cimport Buffer, string_view
+from kernels.infer cimport string_view
 from kernels.receive cimport ReceiveBuffer
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    ssize_t send(int, const void*, size_t, int)
     int setsockopt(int, int, int, const void*, unsigned int)
-    enum: MSG_NOSIGNAL
 
 cdef extern from "<netinet/in.h>" nogil:
     enum: IPPROTO_TCP
@@ -113,14 +110,15 @@ cdef void submit(void* self, Stream* stream) noexcept:
     (<Http2Protocol>self).intake.submit(<Exchange>stream.owner)
 
 
-cdef void drop_unary(void* self, Stream* stream) noexcept:
-    protocol = <Http2Protocol>self
-    exchange = <Exchange>stream.owner
-    stream.owner = NULL
-    if stream.answered:
-        protocol.intake.release(exchange)
-    else:
-        protocol.intake.cancel(exchange)
+cdef void cancel(void* self, void* owner) noexcept:
+    exchange = <Exchange>owner
+    (<Http2Protocol>self).intake.cancel(exchange)
+    Py_DECREF(exchange)
+
+
+cdef void release(void* self, void* owner) noexcept:
+    exchange = <Exchange>owner
+    (<Http2Protocol>self).intake.release(exchange)
     Py_DECREF(exchange)
 
 
@@ -198,7 +196,8 @@ cdef class Http2Protocol(ReplySink):
         host.self = <void*>self
         host.open_unary = open_unary
         host.submit = submit
-        host.drop_unary = drop_unary
+        host.cancel = cancel
+        host.release = release
         host.open_call = open_call
         host.message = message
         host.half_close = half_close
@@ -313,19 +312,18 @@ cdef class Http2Protocol(ReplySink):
         # Everything that the session has to say, in as few writes as the socket allows.
         if self.busy or self.is_blocked or self.is_closing or self.session == NULL:
             return
-        cdef Buffer* out = &self.shared.pool.out
+        cdef Output* out = &self.shared.pool.out
         cdef Produced produced
         cdef double now = monotonic()
         self.busy = True
         while True:
             produced = self.session.produce(deref(out), OUT_HIGH_WATER, now)
             if produced == Produced.BROKEN:
-                out.clear()
                 self.close_transport(True)
-                break
-            if out.size():
+            elif out.size():
                 self.write(deref(out))
-                out.clear()
+            out.clear()
+            self.session.written()
             if self.is_blocked or self.is_closing:
                 break
             if produced == Produced.IDLE and not self.session.notify_writable():
@@ -336,19 +334,22 @@ cdef class Http2Protocol(ReplySink):
         if self.is_lost:
             self.teardown()
 
-    cdef void write(self, Buffer& out) noexcept:
-        cdef ssize_t n = 0
+    cdef void write(self, Output& out) noexcept:
+        cdef ssize_t sent = 0
+        cdef bytes rest
         if self.fd >= 0:
-            n = send(self.fd, out.data(), out.size(), MSG_NOSIGNAL)
-            if n == <ssize_t>out.size():
+            sent = out.send(self.fd)
+            if sent == <ssize_t>out.size():
                 return
-            if n < 0:
-                if errno not in (EAGAIN, EINTR):
-                    self.close_transport(True)
-                    return
-                n = 0
+            if sent < 0:
+                self.close_transport(True)
+                return
         try:
-            self.transport.write(PyBytes_FromStringAndSize(<const char*>out.data() + n, <ssize_t>out.size() - n))
+            rest = PyBytes_FromStringAndSize(NULL, <ssize_t>out.size() - sent)
+            out.copy(sent, <uint8_t*>PyBytes_AS_STRING(rest))
+            self.transport.write(rest)
+            if self.fd >= 0 and not self.is_blocked and self.transport.get_write_buffer_size() != 0:
+                self.fd = -1  # it holds bytes and did not say so: never go past it again
         except Exception as error:
             self.report("writing to an HTTP/2 connection failed", error)
             self.close_transport(True)

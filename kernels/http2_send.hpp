@@ -8,7 +8,7 @@
 
 namespace sluice {
 
-inline Produced Http2Session::produce(Buffer& out, size_t high, double now) {
+inline Produced Http2Session::produce(Output& out, size_t high, double now) {
     now_ = now;
     out_ = &out;
     high_ = high;
@@ -24,6 +24,12 @@ inline Produced Http2Session::produce(Buffer& out, size_t high, double now) {
     } catch (const std::bad_alloc&) {
         return Produced::BROKEN;
     }
+}
+
+inline void Http2Session::written() {
+    out_ = nullptr;
+    for (void* owner : spent_) host_.release(host_.self, owner);
+    spent_.clear();
 }
 
 inline int Http2Session::on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
@@ -87,46 +93,46 @@ inline int Http2Session::send_data(nghttp2_session*, nghttp2_frame*, const uint8
                                    nghttp2_data_source* source, void* user) {
     auto& self = *static_cast<Http2Session*>(user);
     auto& stream = *static_cast<Stream*>(source->ptr);
-    constexpr size_t head_size = 9;
-    uint8_t* at;
+    stream.progress = self.now_;
     try {
-        at = self.out_->extend(head_size + length);
+        self.out_->append(head, 9);
+        if (stream.answer) self.send_answer(stream, length);
+        else if (length) self.send_pending(stream, length);
     } catch (const std::bad_alloc&) {
         return NGHTTP2_ERR_CALLBACK_FAILURE;
-    }
-    std::memcpy(at, head, head_size);
-    at += head_size;
-    stream.progress = self.now_;
-    if (stream.answer) {
-        size_t from_prefix = stream.sent < grpc::kPrefix ? std::min(length, grpc::kPrefix - stream.sent) : 0;
-        std::memcpy(at, stream.answer_prefix + stream.sent, from_prefix);
-        stream.sent += from_prefix;
-        size_t rest = length - from_prefix;
-        if (rest) std::memcpy(at + from_prefix, stream.answer->data() + (stream.sent - grpc::kPrefix), rest);
-        stream.sent += rest;
-        if (stream.sent == grpc::kPrefix + stream.answer->size()) {
-            stream.answer = nullptr;
-            self.drop_owner(stream);
-        }
-    } else if (length) {
-        std::memcpy(at, stream.pending.data() + stream.pending_at, length);
-        stream.pending_at += length;
-        if (stream.pending_at == stream.pending.size()) {
-            stream.pending.clear();
-            stream.pending_at = 0;
-        }
-        if (stream.is_full && self.waiting(stream) <= self.settings_.send_high_water / 2) {
-            stream.is_full = false;
-            try {
-                self.writable_.push_back(stream.id);
-            } catch (const std::bad_alloc&) {
-                return NGHTTP2_ERR_CALLBACK_FAILURE;
-            }
-        }
     }
     if (self.out_->size() < self.high_) return 0;
     self.paused_ = true;
     return NGHTTP2_ERR_PAUSE;
+}
+
+inline void Http2Session::send_answer(Stream& stream, size_t length) {
+    if (stream.sent < grpc::kPrefix) {
+        size_t n = std::min(length, grpc::kPrefix - stream.sent);
+        out_->append(stream.answer_prefix + stream.sent, n);
+        stream.sent += n;
+        length -= n;
+    }
+    if (length != 0) {
+        const uint8_t* data = stream.answer->data() + (stream.sent - grpc::kPrefix);
+        if (length >= Output::kMinSlice) out_->lend(data, length);
+        else out_->append(data, length);
+        stream.sent += length;
+    }
+    if (waiting(stream) == 0) drop_owner(stream);
+}
+
+inline void Http2Session::send_pending(Stream& stream, size_t length) {
+    out_->append(stream.pending.data() + stream.pending_at, length);
+    stream.pending_at += length;
+    if (waiting(stream) == 0) {
+        stream.pending.clear();
+        stream.pending_at = 0;
+    }
+    if (stream.is_full && waiting(stream) <= settings_.send_high_water / 2) {
+        stream.is_full = false;
+        writable_.push_back(stream.id);
+    }
 }
 
 inline bool Http2Session::notify_writable() {

@@ -27,8 +27,10 @@ struct Host {
     void (*open_unary)(void* self, Stream* stream) = nullptr;
     // The exchange's message is complete.
     void (*submit)(void* self, Stream* stream) = nullptr;
-    // Takes the exchange back: releases it when `answered`, else cancels it. Clears `owner`.
-    void (*drop_unary)(void* self, Stream* stream) = nullptr;
+    // The caller of a request that has no answer has gone.
+    void (*cancel)(void* self, void* owner) = nullptr;
+    // The answer has been copied or sent, or nobody wants it.
+    void (*release)(void* self, void* owner) = nullptr;
     // Gives the stream a Call: sets `owner`, unless the call is over when it returns.
     void (*open_call)(void* self, Stream* stream) = nullptr;
     void (*message)(void* self, Stream* stream, const uint8_t* data, size_t size) = nullptr;
@@ -57,7 +59,9 @@ public:
     // Takes what has arrived. False: the connection is beyond saving, close it without further ado.
     bool receive(const uint8_t* data, size_t size, double now);
     // Appends frames to `out` until there are none (IDLE) or it holds `high` bytes (MORE).
-    Produced produce(Buffer& out, size_t high, double now);
+    Produced produce(Output& out, size_t high, double now);
+    // The bytes of `produce` have been written: nothing of an answer is lent any more.
+    void written();
     // Tells the host of the calls that may send again. Not part of `produce`, because they will. False: there was none.
     bool notify_writable();
     // What the passing of time alone does. `is_blocked`: the transport takes no more. False: close the connection now.
@@ -82,7 +86,7 @@ public:
         return stream;
     }
 
-    // Unary answers. `answer` belongs to the stream's owner and stays as it is until drop_unary.
+    // Unary answers. `answer` belongs to the stream's owner and stays as it is until it is released.
     void respond(Stream& stream, int code, std::string_view message, const Buffer& answer, double retry_after,
                  std::string_view served_version);
     // Calls. `send` is false when more than the high-water mark is waiting now; it has taken the message all the same.
@@ -117,6 +121,8 @@ private:
     static int on_frame_send(nghttp2_session*, const nghttp2_frame*, void*);
     static ssize_t read_answer(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*);
     static int send_data(nghttp2_session*, nghttp2_frame*, const uint8_t*, size_t, nghttp2_data_source*, void*);
+    void send_answer(Stream& stream, size_t length);
+    void send_pending(Stream& stream, size_t length);
     size_t waiting(const Stream& stream) const;
     void field(std::string_view name, std::string_view value, bool is_static);
     void add_status_fields(const Stream& stream, char* scratch, size_t size);
@@ -125,10 +131,7 @@ private:
     void reject(Stream& stream, std::string_view status);
     void fail(Stream& stream, int code, std::string_view message);
 
-    void drop_owner(Stream& stream) {
-        if (!stream.owner) return;
-        (stream.is_infer ? host_.drop_unary : host_.drop_call)(host_.self, &stream);
-    }
+    void drop_owner(Stream& stream);
     void forget(Stream* stream);
     void send_final_goaway();
 
@@ -157,7 +160,8 @@ private:
     bool closing_ = false;             // terminated: what arrives is thrown away
     bool paused_ = false;              // produce has filled its buffer
 
-    Buffer* out_ = nullptr;            // while producing
+    Output* out_ = nullptr;            // from produce to written
+    std::vector<void*> spent_;         // owners of answers of which `out_` may hold pieces
     size_t high_ = 0;
     size_t consumed_ = 0;              // of the connection's window, while receiving
     std::vector<nghttp2_nv> fields_;   // scratch
@@ -171,6 +175,7 @@ constexpr double kFramesPerUse = 10.0;   // control frames that a request, or a 
 inline bool Http2Session::open(double now) {
     now_ = opened_ = last_received_ = idle_since_ = now;
     fields_.reserve(16);
+    spent_.reserve(16);
     resets_.set(settings_.max_resets_per_minute, now);
     control_frames_.set(settings_.max_control_frames_per_minute, now);
     nghttp2_session_callbacks* callbacks = nullptr;
@@ -230,6 +235,17 @@ inline void Http2Session::forget(Stream* stream) {
     buffered_ -= stream->held;
     drop_owner(*stream);
     pool_.streams.give_back(stream);
+}
+
+inline void Http2Session::drop_owner(Stream& stream) {
+    if (!stream.owner) return;
+    if (!stream.is_infer) return host_.drop_call(host_.self, &stream);
+    void* owner = std::exchange(stream.owner, nullptr);
+    stream.body = nullptr;
+    stream.answer = nullptr;
+    if (!stream.answered) host_.cancel(host_.self, owner);
+    else if (out_) spent_.push_back(owner);
+    else host_.release(host_.self, owner);
 }
 
 inline void Http2Session::terminate(uint32_t error_code, std::string_view reason) {

@@ -11,6 +11,7 @@
 
 #include "compression.hpp"
 #include "grpc_framing.hpp"
+#include "http2_output.hpp"
 #include "infer.hpp"
 
 namespace sluice {
@@ -135,6 +136,14 @@ struct Stream {
     Stream* next = nullptr;
     Stream* previous = nullptr;
 
+    // There are many streams at rest: none keeps more than a page.
+    static void shrink(Buffer& buffer) {
+        buffer.clear();
+        if (buffer.capacity() <= 4096) return;
+        Buffer empty;
+        buffer.swap(empty);
+    }
+
     void reset() {
         id = 0;
         kind = HEAD;
@@ -152,8 +161,8 @@ struct Stream {
         received = 0;
         held = sent = pending_at = 0;
         code = 0;
-        raw.clear();
-        pending.clear();
+        shrink(raw);
+        shrink(pending);
         next = previous = nullptr;
         path.clear();
         message.clear();
@@ -210,8 +219,7 @@ private:
 struct Http2Pool {
     StreamPool streams;
     Compression compression;
-    Buffer out;
-    Buffer scratch;
+    Output out;
 };
 
 }  // namespace sluice

@@ -74,9 +74,9 @@ class Tensor:
 
     @classmethod
     def from_numpy(cls, name: str, array: NDArray[np.generic] | NDArray[np.object_], datatype: str) -> Tensor:
-        """The array as a tensor of this datatype: for BYTES an array of bytes objects, for BF16 one of 16-bit patterns."""
+        """The array as a tensor of this datatype: an array of bytes for BYTES, of 16-bit patterns for BF16."""
         if datatype == "BYTES":
-            raw = pack_bytes(bytes(element) for element in array.reshape(-1))
+            raw = pack_bytes(array.reshape(-1).tolist())
         else:
             raw = np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
         return cls(name, datatype, tuple(array.shape), raw)

@@ -171,7 +171,8 @@ private:
                 to_ += chunk.size();
                 return true;
             }
-            return unit == 4 ? reader.fixed(word) && put<uint32_t>(word) : reader.fixed(number) && put<uint64_t>(number);
+            if (unit == 4) return reader.fixed(word) && put<uint32_t>(word);
+            return reader.fixed(number) && put<uint64_t>(number);
         });
     }
 

@@ -1,4 +1,4 @@
-// The two 16-bit floats, by arithmetic on bits: FP16 (5 exponent bits) and BF16 (8), to and from wider floats. Narrowing
+// The two 16-bit floats, FP16 (5 exponent bits) and BF16 (8), to and from wider ones by arithmetic on bits. Narrowing
 // rounds once, to nearest even, from the full double.
 #pragma once
 

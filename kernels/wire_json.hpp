@@ -1,5 +1,5 @@
-// V2 inference requests in JSON, with or without binary tensors behind the JSON, to an InferRequest. Numbers go straight
-// from text into typed tensor bytes in the arena; binary tensors stay where they are.
+// V2 inference requests in JSON, with or without binary tensors behind it, to an InferRequest. Numbers go straight from
+// text into typed tensor bytes in the arena; binary tensors stay where they are.
 #pragma once
 
 #include <new>
@@ -62,6 +62,10 @@ private:
         });
     }
 
+    // Those of an input or a requested output.
+    template <class Note>
+    bool parameters(Note&& note) { return cursor_.null() || cursor_.parameters(4, note); }
+
     bool inputs() {
         return cursor_.array(2, "inputs", [&] {
             if (out_.inputs.size() >= limits_.max_tensors)
@@ -88,9 +92,9 @@ private:
             }
             if (key == "parameters")
                 return once(seen, kParameters, key) &&
-                       (cursor_.null() || cursor_.parameters(4, [&](std::string_view name, const ParameterValue& value) {
-                            return note_input_parameter(name, value, &binary_size, error_);
-                        }));
+                       parameters([&](std::string_view name, const ParameterValue& value) {
+                           return note_input_parameter(name, value, &binary_size, error_);
+                       });
             return cursor_.skip(4);
         });
         if (!whole) return false;
@@ -115,7 +119,8 @@ private:
         if (!cursor_.string("datatype", name)) return false;
         tensor.datatype = datatype_from_name(name);
         return tensor.datatype != DataType::INVALID ||
-               refuse(error_, kInvalidArgument, "inference input '", tensor.name, "' has unknown datatype '", name, "'");
+               refuse(error_, kInvalidArgument, "inference input '", tensor.name, "' has unknown datatype '", name,
+                      "'");
     }
 
     bool shape(TensorView& tensor) {
@@ -125,8 +130,8 @@ private:
                               "' exceeds the limit max_rank of ", limits_.max_rank);
             int64_t dimension;
             if (!cursor_.integer(dimension) || dimension < 0)
-                return refuse(error_, kInvalidArgument,
-                              "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer");
+                return refuse(error_, kInvalidArgument, "Unable to parse 'shape': attempt to access JSON "
+                                                        "non-unsigned-integer as unsigned-integer");
             tensor.shape[tensor.rank++] = dimension;
             cursor_.step();
             return true;
@@ -159,7 +164,8 @@ private:
     bool outputs() {
         return cursor_.array(2, "outputs", [&] {
             if (out_.outputs.size() >= limits_.max_tensors)
-                return refuse(error_, kInvalidArgument, "outputs exceed the limit max_tensors of ", limits_.max_tensors);
+                return refuse(error_, kInvalidArgument, "outputs exceed the limit max_tensors of ",
+                              limits_.max_tensors);
             return output(out_.outputs.emplace_back());
         });
     }
@@ -171,13 +177,14 @@ private:
             if (key == "name") return once(seen, kName, key) && cursor_.string("name", output.name);
             if (key == "parameters")
                 return once(seen, kParameters, key) &&
-                       (cursor_.null() || cursor_.parameters(4, [&](std::string_view name, const ParameterValue& value) {
-                            return note_output_parameter(name, value, true, output, error_);
-                        }));
+                       parameters([&](std::string_view name, const ParameterValue& value) {
+                           return note_output_parameter(name, value, true, output, error_);
+                       });
             return cursor_.skip(4);
         });
         if (!whole) return false;
-        if (!(seen & kName)) return refuse(error_, kInvalidArgument, "Unable to parse 'outputs': an output has no 'name'");
+        if (!(seen & kName))
+            return refuse(error_, kInvalidArgument, "Unable to parse 'outputs': an output has no 'name'");
         return check_output_name(out_.outputs, error_);
     }
 
@@ -193,11 +200,11 @@ private:
 // Decodes HTTP inference bodies, one at a time; keeps its memory from one to the next, so have one per thread.
 class JsonDecoder {
 public:
-    // Decodes one body into a cleared request, whose `model` is for error texts. `body` has kPadding readable bytes behind
-    // it. `header_length`: the JSON part's, -1 when all of it is JSON, 0 when none is: then the request gets one nameless
-    // input over all of the body, without datatype and shape, and binary outputs. True: every input has its shape, datatype
-    // and raw bytes, which match, as views of `body` or of the request's arena. False: `error` says why, and the request
-    // holds nothing of use.
+    // Decodes one body into a cleared request, whose `model` is for error texts. `body` has kPadding readable bytes
+    // behind it. `header_length`: the JSON part's, -1 when all of it is JSON, 0 when none is: then the request gets one
+    // nameless input over all of the body, without datatype and shape, and binary outputs. True: every input has its
+    // shape, datatype and raw bytes, which match, as views of `body` or of the request's arena. False: `error` says
+    // why, and the request holds nothing of use.
     bool decode(const uint8_t* body, size_t size, int64_t header_length, InferRequest& out, const WireLimits& limits,
                 WireError& error) noexcept {
         error.code = 0;

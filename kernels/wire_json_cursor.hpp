@@ -1,4 +1,4 @@
-// A place in a row of JSON tokens, and the steps one takes there. What is stepped over is checked in full, wanted or not.
+// A place in a row of JSON tokens, and the steps one takes from there. Whatever is stepped over is checked in full.
 #pragma once
 
 #include <algorithm>
@@ -66,8 +66,8 @@ public:
     // Into an array or object at this depth, counted from 1.
     bool open(size_t depth) {
         if (depth > max_depth_)
-            return refuse(error_, kInvalidArgument, "the request JSON is nested deeper than the limit max_json_depth of ",
-                          max_depth_);
+            return refuse(error_, kInvalidArgument,
+                          "the request JSON is nested deeper than the limit max_json_depth of ", max_depth_);
         ++at_;
         return true;
     }
@@ -118,7 +118,7 @@ public:
         if (escaped) [[unlikely]] {
             uint8_t* begin = arena_.allocate(value.size());
             const uint8_t* end = unescape(value, begin);
-            if (!end) return malformed("Invalid escape character in string.");
+            if (!end) return malformed(kInvalidEscape);
             value = {reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin)};
         }
         ++at_;

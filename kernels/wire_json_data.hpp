@@ -85,8 +85,8 @@ private:
         return slow_double(token, value) || refuse_element();
     }
 
-    // Elements of one size. `quick(bytes, T&)` takes an ordinary spelling that another token follows, `odd(T&)` judges the
-    // scalar under the cursor when that fails.
+    // Elements of one size. `quick(bytes, T&)` takes an ordinary spelling that another token follows; `odd(T&)` judges
+    // the scalar under the cursor when that fails.
     template <class T, class Quick, class Odd>
     bool scalars(Quick&& quick, Odd&& odd) {
         tensor_.size = elements_ * sizeof(T);
@@ -122,11 +122,9 @@ private:
 
     bool strings() {
         // Unescaped text is never longer than it was, so that this is room enough.
-        const size_t begin = cursor_.position();
-        if (!cursor_.skip(kDataDepth)) return false;
         const JsonTokens& tokens = cursor_.tokens();
-        const size_t text = tokens.offset(cursor_.position()) - tokens.offset(begin);
-        cursor_.move_to(begin);
+        const size_t begin = cursor_.position();
+        const size_t text = tokens.offset(tokens.behind(begin)) - tokens.offset(begin);
         uint8_t* to = arena_.allocate(4 * elements_ + text + 1);
         tensor_.data = to;
         size_t count = 0;
@@ -136,8 +134,9 @@ private:
             bool escaped;
             const std::string_view body = string_body(tokens.at(cursor_.position()), tokens.end(), escaped);
             uint8_t* end = to + 4 + body.size();
-            if (escaped) end = unescape(body, to + 4);  // checked by skip above
+            if (escaped) end = unescape(body, to + 4);
             else if (!body.empty()) std::memcpy(to + 4, body.data(), body.size());
+            if (!end) return cursor_.malformed(kInvalidEscape);
             const auto length = static_cast<uint32_t>(end - to - 4);
             std::memcpy(to, &length, 4);
             to = end;
@@ -153,7 +152,8 @@ private:
                       " bytes exceeds the limit max_tensor_bytes of ", limits_.max_tensor_bytes);
     }
 
-    // Reads each scalar in order: one by `read`, or several by `run`, which says how many. One may stand without brackets.
+    // Reads each scalar in order: one by `read`, or several by `run`, which says how many. One may stand without
+    // brackets.
     template <class Read, class Run>
     bool values(const Read& read, const Run& run) { return cursor_.kind() == '[' ? level(0, read, run) : read(); }
 

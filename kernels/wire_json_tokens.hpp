@@ -1,6 +1,7 @@
-// JSON text as a row of tokens, checked as it is stepped through. simdjson finds where tokens start (and that the text is
-// UTF-8 with closed strings); the grammar, strings and numbers are read here, never past the last token. This is the one
-// file that knows simdjson.
+// JSON text as a row of tokens. simdjson finds where they start, and that the text is UTF-8 with closed strings; the
+// strings and numbers are read here, never past the last token. The one file that knows simdjson, of which it uses the first
+// stage and the parser of doubles: with the tokens at hand every step is bounded by their count, and a step back costs
+// nothing.
 #pragma once
 
 #include <charconv>
@@ -65,6 +66,17 @@ public:
     // The first character of token `i`; 0 past the last.
     uint8_t kind(size_t i) const noexcept { return i < count_ ? text_[indexes_[i]] : 0; }
 
+    // The token behind the one at `i` with all that its brackets enclose, as far as brackets tell.
+    size_t behind(size_t i) const noexcept {
+        size_t open = 0;
+        do {
+            open += kind(i) == '[';
+            open -= open && kind(i) == ']';
+            ++i;
+        } while (open && i < count_);
+        return i;
+    }
+
     // The text of token `i` up to the next one, without white space behind.
     std::string_view spelling(size_t i) const noexcept {
         std::string_view token(reinterpret_cast<const char*>(text_) + offset(i), offset(i + 1) - offset(i));
@@ -110,6 +122,8 @@ inline std::string_view string_body(const uint8_t* quote, const uint8_t* text_en
     }
     return {reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin)};
 }
+
+inline constexpr const char* kInvalidEscape = "Invalid escape character in string.";
 
 // Writes `body` without its escapes to `to`, which has room for body.size() bytes, and returns the end; null for an
 // escape that is none, or half of a surrogate pair.
@@ -203,7 +217,7 @@ inline NumberKind number_kind(std::string_view token) noexcept {
     return i == token.size() ? kind : NumberKind::NONE;
 }
 
-// The number at `at`, rounded to nearest; another token follows it. False: not a number, or one past the range of double.
+// The number at `at`, rounded to nearest; another token follows it. False: not a number, or past the range of double.
 inline bool quick_double(const uint8_t* at, double& value) noexcept {
     return simdjson::SIMDJSON_BUILTIN_IMPLEMENTATION::numberparsing::parse_double(at).get(value) == simdjson::SUCCESS;
 }

@@ -1,5 +1,5 @@
-// Output tensors to a V2 inference response: JSON, with the outputs that want it as binary tensors behind. Numbers print
-// as the shortest text that reads back to the same value.
+// Output tensors to a V2 inference response: JSON, and behind it as binary tensors those outputs that shall be. Numbers
+// print as the shortest text that reads back to the same value.
 #pragma once
 
 #include <charconv>

@@ -46,8 +46,8 @@ public:
         else if (key == "sequence_start") sequence_[1] = value;
         else if (key == "sequence_end") sequence_[2] = value;
         else if (key.starts_with("triton_") && key != "triton_enable_empty_final_response")
-            return refuse(error, kInvalidArgument, "parameter keys starting with 'triton_' are reserved for Triton, got '",
-                          key, "'");
+            return refuse(error, kInvalidArgument,
+                          "parameter keys starting with 'triton_' are reserved for Triton, got '", key, "'");
         else return true;
         noted_ = true;
         return true;

@@ -9,18 +9,21 @@
 
 namespace sluice {
 
-// One path segment without its %XX escapes, in the arena. False: an escape is broken, or the name is empty or not UTF-8.
+inline int hex_digit(char c) noexcept {
+    if (c >= '0' && c <= '9') return c - '0';
+    const char lower = static_cast<char>(c | 0x20);
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+// One path segment without its %XX escapes, in the arena. False: a broken escape, an empty name, one that is not UTF-8.
 inline bool decode_segment(std::string_view segment, Arena& arena, std::string_view& name) {
-    const auto digit = [](char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-    };
     if (segment.empty()) return false;
     auto* begin = reinterpret_cast<char*>(arena.allocate(segment.size()));
     char* to = begin;
     for (size_t i = 0; i < segment.size(); ++i) {
         if (segment[i] != '%') { *to++ = segment[i]; continue; }
         if (segment.size() - i < 3) return false;
-        const int high = digit(segment[i + 1]), low = digit(segment[i + 2]);
+        const int high = hex_digit(segment[i + 1]), low = hex_digit(segment[i + 2]);
         if (high < 0 || low < 0) return false;
         *to++ = static_cast<char>(high * 16 + low);
         i += 2;

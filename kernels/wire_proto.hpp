@@ -90,7 +90,8 @@ private:
                     break;
                 case 4: {
                     ParameterValue value;
-                    if (!parameter(chunk, key, value) || !note_input_parameter(key, value, nullptr, error_)) return false;
+                    if (!parameter(chunk, key, value)) return false;
+                    if (!note_input_parameter(key, value, nullptr, error_)) return false;
                     break;
                 }
                 case kContentsField: tensor.data = kNoBytes; break;

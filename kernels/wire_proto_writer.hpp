@@ -1,4 +1,4 @@
-// Output tensors to inference.ModelInferResponse bytes. Sizes come first, so that the message is written once, in place.
+// Output tensors to inference.ModelInferResponse bytes. Sizes are counted first, so that each byte is written once.
 #pragma once
 
 #include <cstring>

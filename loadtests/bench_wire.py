@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kernels import reference, wire
+from kernels import reference, reference_proto, wire
 from kernels.tensors import Request, Tensor
 
 
@@ -65,8 +65,8 @@ def main() -> None:
     for name, body, encoding, length in [
         ("1x30 FP32, JSON, 6 digits", row_json, "json", -1),
         ("1x30 FP32, JSON, 17 digits", full_json, "json", -1),
-        ("1x30 FP32, protobuf, raw", reference.proto_request(Request("m", inputs=(row,), raw=True)), "proto", -1),
-        ("1x30 FP32, protobuf, typed", reference.proto_request(Request("m", inputs=(row,))), "proto", -1),
+        ("1x30 FP32, protobuf, raw", reference_proto.proto_request(Request("m", inputs=(row,), raw=True)), "proto", -1),
+        ("1x30 FP32, protobuf, typed", reference_proto.proto_request(Request("m", inputs=(row,))), "proto", -1),
         ("32 BYTES, JSON", text_json, "json", -1),
         ("1x3x224x224 FP32, binary tensor", binary, "json", header_length),
     ]:

@@ -34,11 +34,12 @@ def parse_answers(data: bytes, heads: Iterable[int] = ()) -> list[Answer]:
     """All answers in `data`, which must hold nothing else; `heads` are the positions of answers to HEAD requests."""
     answers: list[Answer] = []
     without_body = frozenset(heads)
-    final = 0
-    while data:
-        head, blank, rest = data.partition(b"\r\n\r\n")
-        assert blank, f"an answer that does not end: {data!r}"
-        status_line, *lines = head.split(b"\r\n")
+    final = at = 0
+    while at < len(data):
+        blank = data.find(b"\r\n\r\n", at)
+        assert blank >= 0, f"an answer that does not end: {data[at:]!r}"
+        status_line, *lines = data[at:blank].split(b"\r\n")
+        at = blank + 4
         version, status, reason = status_line.split(b" ", 2)
         assert version == b"HTTP/1.1"
         assert reason
@@ -47,13 +48,11 @@ def parse_answers(data: bytes, heads: Iterable[int] = ()) -> list[Answer]:
         assert len(names) == len(set(names)), f"a repeated field: {names}"
         code = int(status)
         size = 0
-        if code >= 200 and code not in (204, 304):
+        if code >= 200 and code not in (204, 304) and final not in without_body:
             size = int(dict(headers)[b"Content-Length"])
-        if final in without_body:
-            size = 0
-        assert len(rest) >= size, "an answer that is cut off"
-        answers.append(Answer(code, headers, rest[:size]))
-        data = rest[size:]
+        assert len(data) - at >= size, "an answer that is cut off"
+        answers.append(Answer(code, headers, data[at : at + size]))
+        at += size
         final += code >= 200
     return answers
 

@@ -22,14 +22,6 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Typed:
-    """An array whose datatype its dtype does not tell (BF16)."""
-
-    datatype: str
-    array: Array
-
-
-@dataclass(frozen=True)
 class Answer:
     model: str
     version: str
@@ -64,7 +56,7 @@ class Client(Protocol):
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array | Typed],
+        inputs: Mapping[str, Array],
         *,
         outputs: Sequence[str] | None = None,
         classification: int = 0,
@@ -78,12 +70,6 @@ class Client(Protocol):
         parameters: Mapping[str, Any] | None = None,
     ) -> Answer: ...
     def close(self) -> None: ...
-
-
-def datatype_of(value: Array | Typed) -> tuple[str, Array]:
-    if isinstance(value, Typed):
-        return value.datatype, value.array
-    return np_to_triton_dtype(value.dtype), value
 
 
 class HttpClient:
@@ -134,7 +120,7 @@ class HttpClient:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array | Typed],
+        inputs: Mapping[str, Array],
         *,
         outputs: Sequence[str] | None = None,
         classification: int = 0,
@@ -148,8 +134,8 @@ class HttpClient:
         parameters: Mapping[str, Any] | None = None,
     ) -> Answer:
         tensors = []
-        for name, value in inputs.items():
-            datatype, array = datatype_of(value)
+        for name, array in inputs.items():
+            datatype = np_to_triton_dtype(array.dtype)
             tensor = triton_http.InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array, binary_data=binary)
             tensors.append(tensor)
@@ -234,7 +220,7 @@ class GrpcClient:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array | Typed],
+        inputs: Mapping[str, Array],
         *,
         outputs: Sequence[str] | None = None,
         classification: int = 0,
@@ -248,8 +234,8 @@ class GrpcClient:
         parameters: Mapping[str, Any] | None = None,
     ) -> Answer:
         tensors = []
-        for name, value in inputs.items():
-            datatype, array = datatype_of(value)
+        for name, array in inputs.items():
+            datatype = np_to_triton_dtype(array.dtype)
             tensor = triton_grpc.InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)

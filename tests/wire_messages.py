@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from kernels import reference
+from kernels import reference_proto
 from kernels.tensors import DTYPES, Tensor, pack_bytes
 
 DATATYPES = (*DTYPES, "BYTES")
-TYPED_DATATYPES = tuple(reference.CONTENTS_FIELDS)
+TYPED_DATATYPES = tuple(reference_proto.CONTENTS_FIELDS)
 FLOAT_BITS = {"FP16": (5, 10), "BF16": (8, 7), "FP32": (8, 23), "FP64": (11, 52)}
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -70,7 +70,7 @@ def proto_message(inputs: Iterable[Tensor], *, is_raw: bool) -> service_pb2.Mode
         if is_raw:
             message.raw_input_contents.append(tensor.raw)
         else:
-            entry.contents.MergeFromString(reference.proto_contents(tensor))
+            entry.contents.MergeFromString(reference_proto.proto_contents(tensor))
     return message
 
 

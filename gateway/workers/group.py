@@ -14,6 +14,7 @@ from gateway.errors import LoadFailed
 from gateway.workers.instance import Instance
 from gateway.workers.restart import Restart, RestartPolicy
 from gateway.workers.spec import Exit, InstanceSpec
+from gateway.workers.tasks import report_unexpected_end
 
 logger = logging.getLogger("sluice.workers")
 
@@ -93,7 +94,7 @@ class InstanceGroup:
             raise
         for life in lives:
             seat = asyncio.create_task(self._keep(life), name=f"instance of {self.spec.model} {self.spec.version}")
-            seat.add_done_callback(_shout)
+            seat.add_done_callback(report_unexpected_end)
             self._seats.append(seat)
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109
@@ -149,10 +150,3 @@ class InstanceGroup:
 
     def _fields(self, action: str, **more: Any) -> dict[str, Any]:
         return {"action": action, "model": self.spec.model, "version": self.spec.version, **more}
-
-
-def _shout(seat: asyncio.Task[None]) -> None:
-    """A seat ends when it is told to; anything else is a bug, and must not pass unheard."""
-    if not seat.cancelled() and (error := seat.exception()) is not None:
-        context = {"message": "this is a bug: an instance is no longer kept alive", "exception": error, "task": seat}
-        seat.get_loop().call_exception_handler(context)

@@ -21,10 +21,12 @@ from gateway.workers.control import Channel, ControlError, Message
 from gateway.workers.instance import Instance
 from gateway.workers.restart import RestartPolicy
 from gateway.workers.spec import Description, Exit, InstanceSpec
+from gateway.workers.tasks import report_unexpected_end
 from gateway.workers.zygote_process import ForkedProcess, ForkRefused, ZygoteLost, ZygoteProcess
 from kernels.lanes import Lane
 
 PAGE_BYTES = 4096
+ZYGOTE_START_SECONDS = 60.0
 LAST_WORDS_SHOWN = 200
 
 logger = logging.getLogger("sluice.workers")
@@ -56,26 +58,31 @@ class Supervisor:
         self._allow_any_backend = allow_any_backend
         self._environment = environment
         # The zygote that can fork now; `_is_up` is set while there is one. Set by `_start_zygote`, cleared by its loss.
+        # After `stop` it is set with no zygote, for whoever waits to learn that there will be none.
         self._zygote: ZygoteProcess | None = None
         self._is_up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when workers can be forked.
+        """Returns when workers can be forked. They end with the thread that calls this, so let it be one that lives
+        as long.
 
         Raises:
             ZygoteLost: the zygote ended at once, which it explained on standard error.
+            TimeoutError: it was not ready within a minute.
         """
         zygote = await self._start_zygote()
         self._keeper = asyncio.create_task(self._keep_zygote(zygote), name="zygote keeper")
+        self._keeper.add_done_callback(report_unexpected_end)
 
     async def stop(self) -> None:
-        """Ends the zygote and every worker that is left. Idempotent."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
+        """Ends the zygote and every worker that is left; launches under way fail. Idempotent."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        self._zygote = None
+        self._is_up.set()
 
     async def describe(
         self,
@@ -131,7 +138,8 @@ class Supervisor:
 
     async def _attempt(self, spec: InstanceSpec, op: str) -> tuple[Lane, Channel, ForkedProcess, Description]:
         await self._is_up.wait()
-        assert self._zygote is not None, "this is a bug: up without a zygote"
+        if self._zygote is None:
+            raise _failed(spec, "the gateway is stopping")
         async with contextlib.AsyncExitStack() as undo:
             lane = Lane(spec.slot_bytes)
             undo.callback(lane.close)
@@ -194,7 +202,8 @@ class Supervisor:
             on_lost=self._is_up.clear,
         )
         try:
-            hello = await zygote.ready()
+            async with asyncio.timeout(ZYGOTE_START_SECONDS):
+                hello = await zygote.ready()
         except BaseException:
             await zygote.stop()
             raise
@@ -225,7 +234,7 @@ class Supervisor:
                     try:
                         zygote = await self._start_zygote()
                         break
-                    except (ZygoteLost, OSError):
+                    except (ZygoteLost, TimeoutError, OSError):
                         await asyncio.sleep(policy.died(time.monotonic(), 0.0).delay)
         finally:
             self._is_up.clear()

@@ -212,8 +212,8 @@ class ZygoteProcess:
             self._lose()
 
     def _lose(self) -> None:
-        """The zygote is gone: the kernel is ending what it forked, and their pidfds will say so. `on_lost` hears it before
-        anybody who waits."""
+        """The zygote is gone: the kernel is ending what it forked, and their pidfds will say so. `on_lost` hears it
+        before anybody who waits."""
         self._on_lost()
         self._loop.remove_reader(self._channel.fileno())
         self._channel.close()

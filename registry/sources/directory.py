@@ -140,13 +140,18 @@ class _Walk:
                 continue  # went away while it was looked at
 
     def _is_inside(self, entry: os.DirEntry[str], shown: str) -> bool:
-        """Whether what the entry leads to lies below the root; reports it when not. The entry's folder is known to."""
+        """Whether what the entry leads to lies below the root, and the entry not in it; reports it when not. The folder
+        of the entry is known to be below the root."""
         if not entry.is_symlink():
             return True
-        if os.path.realpath(entry.path).startswith(self._real_root.rstrip(os.sep) + os.sep):
-            return True
-        self._report(shown, "a symbolic link that leads out of the repository")
-        return False
+        real = os.path.realpath(entry.path)
+        if not real.startswith(self._real_root.rstrip(os.sep) + os.sep):
+            self._report(shown, "a symbolic link that leads out of the repository")
+            return False
+        if f"{os.path.realpath(os.path.dirname(entry.path))}/".startswith(f"{real}/"):
+            self._report(shown, "a symbolic link to a folder that it is in")
+            return False
+        return True
 
     def _report(self, path: str, reason: str) -> None:
         self.problems.append(Problem(path, reason))

@@ -302,6 +302,12 @@ def test_a_number_that_does_not_fit_its_datatype_is_a_bad_request(
     assert response.status == 400, response.body
 
 
+@pytest.mark.parametrize("parameters", [{"triton_secret": 1}, {"priority": -1}, {"priority": "x"}, {"timeout": 1.5}, 3])
+def test_a_bad_parameter_is_a_bad_request(connection: Connection, parameters: object) -> None:
+    response = connection.post(FREE, fp32([1], [1, 1], parameters=parameters))
+    assert response.status == 400, response.body
+
+
 def test_a_duplicate_input_is_named(connection: Connection) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
     response = connection.post(FREE, {"inputs": [tensor, tensor]})

@@ -6,8 +6,10 @@ import ml_dtypes
 import models
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from live_gateway import Gateway
-from protocol_clients import Array, Client, HttpClient, Typed
+from protocol_clients import Array, Client, HttpClient
+from tritonclient.utils import np_to_triton_dtype
 
 ROWS = 3
 NUMPY: dict[str, type] = {
@@ -30,13 +32,12 @@ def features(rows: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=(rows, 30)).astype(np.float32)
 
 
-def extremes(datatype: str) -> Array | Typed:
+def extremes(datatype: str) -> Array:
     """Three rows of two elements, among them the least and the greatest."""
     if datatype == "BYTES":
         return np.array([[b"", b"a"], ["é€😀".encode(), b'quote " and \\'], [b"\t\n", b"x" * 300]], np.object_)
     if datatype == "BF16":
-        exact = np.array([[0, -1], [1.5, 3.0e38], [-0.0, 1e-38]], ml_dtypes.bfloat16)
-        return Typed("BF16", exact.astype(np.float32))
+        return np.array([[0, -1], [1.5, 3.0e38], [-0.0, 1e-38]], ml_dtypes.bfloat16)
     dtype = NUMPY[datatype]
     if datatype == "BOOL":
         return np.array([[True, False], [False, True], [True, True]])
@@ -47,12 +48,8 @@ def extremes(datatype: str) -> Array | Typed:
     return np.array(values, dtype)
 
 
-def every_datatype() -> dict[str, Array | Typed]:
+def every_datatype() -> dict[str, Array]:
     return {f"in_{datatype}": extremes(datatype) for datatype in models.DATATYPES}
-
-
-def array_of(value: Array | Typed) -> Array:
-    return value.array if isinstance(value, Typed) else value
 
 
 def test_a_model_is_computed(client: Client) -> None:
@@ -70,10 +67,10 @@ def test_every_datatype_goes_through_unchanged(client: Client, datatype: str) ->
     answer = client.infer("datatypes", inputs, outputs=[f"out_{datatype}"])
     (name,) = answer.outputs
     assert answer.datatypes[name] == datatype
-    received, sent = answer.outputs[name], array_of(inputs[f"in_{datatype}"])
+    received, sent = answer.outputs[name], inputs[f"in_{datatype}"]
     assert received.shape == sent.shape
     np.testing.assert_array_equal(received, sent)
-    if np.issubdtype(sent.dtype, np.floating):
+    if datatype in ("FP16", "FP32", "FP64", "BF16"):
         np.testing.assert_array_equal(np.signbit(received), np.signbit(sent))
 
 
@@ -88,30 +85,26 @@ def test_every_datatype_that_json_carries_goes_through_unchanged(gateway: Gatewa
             value.ravel()
         )
     else:
-        value = array_of(extremes(datatype))
+        value = extremes(datatype)
         inputs = every_datatype()
         answer = _mixed(client, inputs, f"in_{datatype}", f"out_{datatype}")
         np.testing.assert_array_equal(answer, value)
     client.close()
 
 
-def _mixed(client: HttpClient, inputs: dict[str, Array | Typed], json_input: str, json_output: str) -> Array:
+def _mixed(client: HttpClient, inputs: dict[str, Array], json_input: str, json_output: str) -> Array:
     """Infers with one input and one output as JSON and the rest binary."""
-    import tritonclient.http as triton
-    from protocol_clients import datatype_of
-
     tensors = []
     for name, value in inputs.items():
-        datatype, array = datatype_of(value)
-        tensor = triton.InferInput(name, list(array.shape), datatype)
-        tensor.set_data_from_numpy(array, binary_data=name != json_input)
+        tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        tensor.set_data_from_numpy(value, binary_data=name != json_input)
         tensors.append(tensor)
     outputs = [
         triton.InferRequestedOutput(json_output, binary_data=False),
         triton.InferRequestedOutput("out_FP16", binary_data=True),
     ]
     result = client._client.infer("datatypes", tensors, outputs=outputs)
-    np.testing.assert_array_equal(result.as_numpy("out_FP16"), array_of(inputs["in_FP16"]))
+    np.testing.assert_array_equal(result.as_numpy("out_FP16"), inputs["in_FP16"])
     array: Array = result.as_numpy(json_output)
     return array
 
@@ -183,7 +176,7 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+@pytest.mark.parametrize("shape", [(1, 0), (3, 0)])
 def test_a_tensor_may_be_empty(client: Client, shape: tuple[int, int]) -> None:
     answer = client.infer("free", {"x": np.zeros(shape, np.float32)})
     assert answer.outputs["y"].shape == shape

@@ -90,11 +90,6 @@ def test_a_duplicate_output_is_named(client: Client) -> None:
         client.infer("arithmetic", arithmetic(), outputs=["sum", "sum"])
 
 
-def test_a_reserved_parameter_is_refused(client: Client) -> None:
-    with refused(client, Code.INVALID_ARGUMENT, "triton_"):
-        client.infer("arithmetic", arithmetic(), parameters={"triton_secret": "x"})
-
-
 def test_a_refusal_leaves_the_connection_usable(client: Client) -> None:
     for _ in range(3):
         with refused(client, Code.NOT_FOUND):

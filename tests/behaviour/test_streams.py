@@ -264,7 +264,7 @@ def test_raw_contents_are_answered_raw(channel: grpc.Channel) -> None:
         ("uint64_contents", "UINT64", [0, 2**64 - 1]),
         ("fp32_contents", "FP32", [1.5, -0.0]),
         ("fp64_contents", "FP64", [1e300, 0.1]),
-        ("bytes_contents", "BYTES", [b"", b"\x00\xff"]),
+        ("bytes_contents", "BYTES", [b"", "é\0".encode()]),
     ],
 )
 def test_every_datatype_travels_as_typed_contents(
@@ -285,6 +285,7 @@ def identities(start_module_gateway: StartGateway) -> Gateway:
     return start_module_gateway({each: {1: models.identity(each, ("N", 2))} for each in typed})
 
 
+TRUE = inference_pb2.InferParameter(bool_param=True)
 REFUSED = {
     "raw-and-typed": (
         lambda r: (r.inputs[0].contents.fp32_contents.extend([1, 2]), r.raw_input_contents.append(b"\0" * 8)),
@@ -299,6 +300,10 @@ REFUSED = {
     "duplicate": (
         lambda r: (r.inputs.append(r.inputs[0]), r.raw_input_contents.extend([b"\0" * 8] * 2)),
         "input 'x' already exists in request",
+    ),
+    "reserved-parameter": (
+        lambda r: (r.parameters["triton_secret"].MergeFrom(TRUE), r.raw_input_contents.append(b"\0" * 8)),
+        "triton_secret",
     ),
     "negative-shape": (
         lambda r: (r.inputs[0].shape.__setitem__(1, -2), r.raw_input_contents.append(b"\0" * 8)),

@@ -287,7 +287,7 @@ def test_what_a_worker_prints_is_logged_and_cannot_be_taken_for_its_answer(
 
 
 def test_a_leak_shows_in_its_memory_and_ends_at_its_limit() -> None:
-    with house(WorkersSettings(address_space_bytes=2 * 1024**3)) as home:
+    with house(WorkersSettings(address_space_bytes=768 * 1024**2)) as home:
         instance = home.launch(SCRIPTED)
         before = instance.measure_memory()
         home.infer(instance, command(LEAK))
@@ -344,6 +344,15 @@ def test_a_thread_that_a_model_starts_does_not_keep_others_from_starting(shared:
         shared.run(instance.stop(5.0))
 
 
+def test_the_zygote_has_one_thread_and_no_telemetry_of_the_engine(shared: House) -> None:
+    zygote = shared.supervisor._zygote
+    assert zygote is not None
+    assert len(os.listdir(f"/proc/{zygote.pid}/task")) == 1
+    assert "ORT_DISABLE_TELEMETRY=1" in Path(f"/proc/{zygote.pid}/environ").read_text()
+    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{zygote.pid}/fd")]
+    assert not [link for link in links if "onnxruntime" in link]
+
+
 # The zygote's death and ours
 
 
@@ -372,6 +381,22 @@ def test_a_launch_that_the_zygotes_death_interrupts_is_tried_again() -> None:
             assert (await infer(instance, command(ECHO)))[0].tolist() == [[0]]
 
         home.run(interrupted())
+
+
+def test_a_launch_after_or_during_the_stop_fails_at_once() -> None:
+    with house() as home:
+
+        async def stop_while_launching() -> None:
+            launching = asyncio.ensure_future(home.supervisor.launch(loading("hang"), home.on_exit))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            await home.supervisor.stop()
+            with pytest.raises(LoadFailed, match="is stopping"):
+                await launching
+            with pytest.raises(LoadFailed, match="is stopping"):
+                await home.supervisor.launch(SCRIPTED, home.on_exit)
+
+        home.run(stop_while_launching())
 
 
 def test_stopping_the_supervisor_ends_every_worker_that_is_left() -> None:
@@ -426,7 +451,7 @@ async def _readable(fd: int) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what the kernel's own tables say, which ring no bell
         await asyncio.sleep(0)
 
 

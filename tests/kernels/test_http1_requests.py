@@ -12,7 +12,6 @@ import pytest
 from http1_peer import Peer, echo, infer, parse_answers, peers, request
 
 from kernels.http1 import Http1Limits, HttpRequest
-from kernels.testing import Pending
 
 MakePeer = Callable[..., Peer]
 
@@ -324,7 +323,3 @@ def test_limits_that_make_no_sense_are_named() -> None:
 def test_statuses_are_those_of_the_table(make: MakePeer) -> None:
     peer = make(lambda pending: pending.fail(5, b"no"), statuses=(200, *(400 + i for i in range(16))))
     assert peer.ask(infer()).status == 404
-
-
-def never(_: Pending) -> None:
-    """Leaves a request without an answer."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -15,7 +17,11 @@ import grpc
 import grpc.aio
 import pytest
 import uvloop
-from http2_peer import INFER, framed
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+from h2.settings import SettingCodes
+from http2_peer import INFER, framed, head
 
 from kernels.http2 import Call, Http2Limits, Http2Protocol, Http2Shared
 from kernels.testing import Pending, ScriptedIntake
@@ -213,6 +219,32 @@ def test_grpc_aio_runs_many_calls_at_once_and_cancels_some(server: Server) -> No
 
     asyncio.run(main())
     server.wait(lambda: server.intake.live == 0)
+
+
+def test_a_slow_reader_gets_every_byte_in_order(server: Server) -> None:
+    body = random.Random(7).randbytes(8_000_000)
+    server.script = lambda request: request.answer(body)
+    client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+    client.increment_flow_control_window(2**31 - 1 - 65535)
+    for stream in (1, 3):
+        client.send_headers(stream, head())
+        client.send_data(stream, framed(b"abc"), end_stream=True)
+    received: dict[int, bytearray] = {1: bytearray(), 3: bytearray()}
+    ended: set[int] = set()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.settimeout(SECONDS)
+        connection.connect(("127.0.0.1", server.port))
+        while len(ended) < 2:
+            connection.sendall(client.data_to_send())
+            for event in client.receive_data(connection.recv(16_384)):
+                if isinstance(event, DataReceived):
+                    received[event.stream_id] += event.data
+                elif isinstance(event, StreamEnded):
+                    ended.add(event.stream_id)
+    assert all(bytes(data) == framed(body) for data in received.values())
 
 
 @pytest.fixture

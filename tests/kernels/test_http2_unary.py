@@ -331,3 +331,19 @@ def test_trailers_from_the_client_end_the_request(make: MakePeer) -> None:
     peer.client.send_headers(stream, [(b"x-done", b"yes")], end_stream=True)
     peer.exchange()
     assert peer.replies[stream].messages == [b"abc"]
+
+
+@given(st.lists(st.integers(0, 40_000), min_size=1, max_size=6), st.booleans())
+def test_answers_of_any_size_are_sent_whole(sizes: list[int], reset_one: bool) -> None:
+    with peers() as make:
+        peer = make()
+        streams = [peer.start(data=framed(b"abc")) for _ in sizes]
+        for i, size in enumerate(sizes):
+            peer.intake.requests[i].answer(bytes([i]) * size)
+        if reset_one:
+            peer.client.reset_stream(streams[0], ErrorCodes.CANCEL)
+        for _ in range(20):
+            peer.exchange()
+        for i, size in enumerate(sizes):
+            if i or not reset_one:
+                assert peer.replies[streams[i]].messages == [bytes([i]) * size]

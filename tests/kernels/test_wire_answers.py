@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import triton_to_np_dtype
 from wire_messages import TYPED_DATATYPES, distinct_tensors, names, tensors, with_one_nan
 
-from kernels import reference, wire
+from kernels import reference, reference_proto, wire
 from kernels.tensors import DTYPES, RefusedError, Tensor, pack_bytes
 
 
@@ -42,7 +42,7 @@ def test_raw_protobuf_answers_are_those_of_the_reference(
     outputs: list[Tensor], model: str, version: str, id: str
 ) -> None:
     message, _ = wire.encode_response(outputs, "proto", model=model, version=version, id=id)
-    assert message == reference.proto_response(outputs, model, version, id, is_raw=True)
+    assert message == reference_proto.proto_response(outputs, model, version, id, is_raw=True)
     parsed = service_pb2.ModelInferResponse.FromString(message)
     assert (parsed.model_name, parsed.model_version, parsed.id) == (model, version, id)
     assert list(parsed.raw_output_contents) == [output.raw for output in outputs]
@@ -54,12 +54,12 @@ def test_raw_protobuf_answers_are_those_of_the_reference(
 @given(distinct_tensors(TYPED_DATATYPES))
 def test_typed_protobuf_answers_are_those_of_the_reference(outputs: list[Tensor]) -> None:
     message, _ = wire.encode_response(outputs, "proto", model="m", version="3", id="a1", raw=False)
-    assert message == reference.proto_response(outputs, "m", "3", "a1", is_raw=False)
+    assert message == reference_proto.proto_response(outputs, "m", "3", "a1", is_raw=False)
     parsed = service_pb2.ModelInferResponse.FromString(message)
     assert not parsed.raw_output_contents
     for entry, output in zip(parsed.outputs, outputs, strict=True):
-        _, _, contents = reference.read_proto_tensor(entry.SerializeToString())
-        assert reference.raw_from_contents(output.datatype, contents or {}) == output.raw
+        _, _, contents = reference_proto.read_proto_tensor(entry.SerializeToString())
+        assert reference_proto.raw_from_contents(output.datatype, contents or {}) == output.raw
 
 
 @given(distinct_tensors(TYPED_DATATYPES), tensors(["FP16", "BF16"], name=st.just("0" * 20)))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_messages import TYPED_DATATYPES, proto_message
 
-from kernels import reference, wire
+from kernels import reference, reference_proto, wire
 from kernels.tensors import RefusedError, Request, Tensor, pack_bytes, unpack_bytes
 
 INPUTS = (
@@ -145,7 +145,7 @@ def test_deeply_nested_groups_are_refused_without_recursing_far() -> None:
 
 
 def test_many_tensors_are_refused_at_the_first_too_many() -> None:
-    entry = reference.chunk(5, reference.text(1, "x"))
+    entry = reference_proto.chunk(5, reference_proto.text(1, "x"))
     assert try_decode(entry * 100_000, "proto") is None
     assert try_decode(b'{"inputs":[' + b"{}," * 100_000, "json") is None
 

@@ -151,7 +151,7 @@ def test_unusual_spellings_of_numbers_are_read_right(text: str, datatype: str) -
 
 @pytest.mark.parametrize("datatype", [name for name, dtype in DTYPES.items() if dtype.kind in "iu" and name != "BF16"])
 def test_integers_are_held_to_the_range_of_their_datatype(datatype: str) -> None:
-    limits = np.iinfo(DTYPES[datatype])
+    limits = np.iinfo(DTYPES[datatype].str)
     low, high = int(limits.min), int(limits.max)
     (tensor,) = decode(one_input(datatype, f"[{low},{high},-0]", "[3]")).inputs
     assert tensor.to_numpy().tolist() == [low, high, 0]

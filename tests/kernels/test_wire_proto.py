@@ -1,4 +1,4 @@
-"""ModelInferRequest bytes become the tensors that protobuf's own parser sees in them, or are refused when it refuses."""
+"""ModelInferRequest bytes become the tensors that protobuf's own parser sees, or are refused where it refuses them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from wire_messages import TYPED_DATATYPES, distinct_tensors, one_input, proto_message
 
-from kernels import reference, wire
-from kernels.reference import chunk, varint
-from kernels.tensors import RefusedError, RequestedOutput, Tensor, pack_bytes
+from kernels import reference_proto, wire
+from kernels.reference_proto import chunk, varint
+from kernels.tensors import RefusedError, Request, RequestedOutput, Tensor, pack_bytes
 
 
-def decode(message: bytes, **limits: Any) -> wire.Request:
+def decode(message: bytes, **limits: Any) -> Request:
     return wire.decode_request(message, "proto", **limits)
 
 
@@ -102,9 +102,9 @@ def merge(heads: list[bytes], inputs: list[bytes], raws: list[bytes], order: lis
 def in_pieces(tensor: Tensor, order: random.Random) -> list[bytes]:
     """The contents of a tensor as several InferTensorContents that merge to the whole."""
     pieces = []
-    for kind, kind_wire, value, _ in reference.read_fields(reference.proto_contents(tensor)):
+    for kind, kind_wire, value, _ in reference_proto.read_fields(reference_proto.proto_contents(tensor)):
         scalar = {6: 5, 7: 1}.get(kind, 0)
-        elements = [value] if kind == 8 else reference.read_repeated(scalar, kind_wire, value)
+        elements = [value] if kind == 8 else reference_proto.read_repeated(scalar, kind_wire, value)
         while elements:
             taken, elements = elements[: (n := order.randint(1, 3))], elements[n:]
             encoded = [varint(e) if isinstance(e, int) else e for e in taken]
@@ -133,7 +133,7 @@ def test_a_damaged_message_is_refused_exactly_when_protobuf_or_the_reference_ref
         damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     try:
         service_pb2.ModelInferRequest.FromString(bytes(damaged))
-        expected = reference.decode_proto(bytes(damaged))
+        expected = reference_proto.decode_proto(bytes(damaged))
     except (DecodeError, ValueError):
         with pytest.raises(RefusedError) as refused:
             decode(bytes(damaged))
@@ -146,7 +146,7 @@ def test_a_damaged_message_is_refused_exactly_when_protobuf_or_the_reference_ref
 def test_any_bytes_are_refused_exactly_when_protobuf_or_the_reference_refuse_them(message: bytes) -> None:
     try:
         service_pb2.ModelInferRequest.FromString(message)
-        expected = reference.decode_proto(message)
+        expected = reference_proto.decode_proto(message)
     except (DecodeError, ValueError):
         with pytest.raises(RefusedError):
             decode(message)
@@ -156,7 +156,7 @@ def test_any_bytes_are_refused_exactly_when_protobuf_or_the_reference_refuse_the
 
 def test_an_empty_message_is_a_request_without_anything() -> None:
     request = decode(b"")
-    assert request == wire.Request(raw=True)
+    assert request == Request(raw=True)
 
 
 def test_surplus_raw_contents_are_ignored() -> None:

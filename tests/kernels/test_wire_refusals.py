@@ -18,7 +18,7 @@ LONG = "Unable to parse 'data': Shape does not match true shape of 'data' field"
 
 def refusal(body: bytes, encoding: Any, **options: Any) -> str:
     with pytest.raises(RefusedError) as refused:
-        wire.decode_request(body, encoding, **({"model": "m"} if encoding == "json" else {}), **options)
+        wire.decode_request(body, encoding, model="m", **options)
     assert refused.value.code == 3
     return refused.value.message
 
@@ -275,7 +275,7 @@ def test_every_limit_is_named_where_it_bites() -> None:
     message.outputs.add(name="A")
     message.outputs.add(name="B")
     body = message.SerializeToString()
-    document = {
+    document: dict[str, Any] = {
         "inputs": [{**INPUT, "shape": [1, 2, 1]}, {**INPUT, "name": "J"}],
         "outputs": [{"name": "A"}, {"name": "B"}],
     }

@@ -26,7 +26,11 @@ def test_specific_takes_those_that_exist_and_names_those_that_do_not():
 
 @pytest.mark.parametrize(
     ("make", "field"),
-    [(lambda: Latest(0), "count"), (lambda: Specific(frozenset()), "versions"), (lambda: Specific(frozenset({0})), "versions")],
+    [
+        (lambda: Latest(0), "count"),
+        (lambda: Specific(frozenset()), "versions"),
+        (lambda: Specific(frozenset({0})), "versions"),
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(make, field: str):
     with pytest.raises(InvalidPolicy) as refusal:

@@ -114,7 +114,8 @@ def test_an_empty_source_is_settled_at_once():
 
 
 SCANS = st.lists(
-    st.dictionaries(st.sampled_from("mn"), st.dictionaries(st.integers(1, 3), st.integers(0, 2)), max_size=2), min_size=2
+    st.dictionaries(st.sampled_from("mn"), st.dictionaries(st.integers(1, 3), st.integers(0, 2)), max_size=2),
+    min_size=2,
 )
 
 

@@ -55,12 +55,16 @@ def test_a_copy_does_not_change_with_the_original(staging: Staging, model: Model
 def test_the_digest_is_that_of_the_files_where_they_lie(staging: Staging, model: ModelListing, root: Path):
     staged = staging.take(model.versions[1], model.path)
     assert staged.digest == digest(model.versions[1])
-    lines = "".join(f"{hashlib.sha256(text).hexdigest()}  {path}\n"
-                    for path, text in ((("data/w.bin"), b"weights"), ("model.onnx", b"model")))
+    lines = "".join(
+        f"{hashlib.sha256(text).hexdigest()}  {path}\n"
+        for path, text in ((("data/w.bin"), b"weights"), ("model.onnx", b"model"))
+    )
     assert staged.digest == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_a_file_that_is_not_as_announced_is_refused_and_leaves_nothing(staging: Staging, model: ModelListing, root: Path):
+def test_a_file_that_is_not_as_announced_is_refused_and_leaves_nothing(
+    staging: Staging, model: ModelListing, root: Path
+):
     (root / "m/1/model.onnx").write_text("changed since")
     with pytest.raises(ChangedWhileRead) as error:
         staging.take(model.versions[1], model.path)

@@ -1,0 +1,472 @@
+"""The dispatcher over a real lane whose worker is the test's own hand: requests go in as bytes and come out as bytes."""
+
+from __future__ import annotations
+
+import select
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gateway.pb import inference_pb2 as pb
+from kernels.batching import BatchQueue
+from kernels.dispatch import Deployment, Dispatcher
+from kernels.lanes import Lane, LanePort
+from kernels.local import LocalCall
+from kernels.routes import ModelRoute, RouteTable
+
+OK, CANCELLED, INVALID, DEADLINE, NOT_FOUND, EXHAUSTED, INTERNAL, UNAVAILABLE = 0, 1, 3, 4, 5, 8, 13, 14
+FP32, BYTES = 11, 13
+SLOT = 64 * 1024
+
+
+def tensor(name, datatype="FP32", shape=(-1, 2), index=0, **more):
+    given = {"optional": False, "labels": (), "engine_shape": None, **more}
+    return SimpleNamespace(name=name, datatype=datatype, shape=shape, index=index, **given)
+
+
+def message(rows, *, model="m", version="", outputs=(), name="x", datatype="FP32", identity="", **parameters):
+    request = pb.ModelInferRequest(model_name=model, model_version=version, id=identity)
+    values = np.asarray(rows, "<f4")
+    request.inputs.add(name=name, datatype=datatype, shape=values.shape)
+    request.raw_input_contents.append(values.tobytes())
+    for output, k in outputs:
+        wanted = request.outputs.add(name=output)
+        if k:
+            wanted.parameters["classification"].int64_param = k
+    for key, value in parameters.items():
+        request.parameters[key].int64_param = value
+    return request.SerializeToString()
+
+
+class Answer:
+    """What became of one call."""
+
+    def __init__(self, bench, data, deadline=0.0):
+        self.code = None
+        self.call = LocalCall(bench.dispatcher, data, deadline, self._done)
+
+    def _done(self, code, text, body, retry_after):
+        assert self.code is None, "answered twice"
+        self.code, self.text, self.retry_after = code, text.decode(), retry_after
+        self.body = pb.ModelInferResponse.FromString(body)
+
+    @property
+    def values(self):
+        return np.frombuffer(self.body.raw_output_contents[0], "<f4").reshape(self.body.outputs[0].shape).tolist()
+
+
+class Bench:
+    """One deployment `m` version 1 with one lane; `work` is the worker's turn."""
+
+    def __init__(self, inputs=None, outputs=None, *, max_batch_size=8, lanes=1, max_in_flight=1000, **more):
+        self.soon = []
+        self.dispatcher = Dispatcher(call_soon=self.soon.append, max_in_flight=max_in_flight)
+        self.deployment = self.deploy("1", inputs, outputs, max_batch_size, **more)
+        self.ports = {}
+        self.lanes = [self.attach() for _ in range(lanes)]
+        self.route({"1": self.deployment}, self.deployment)
+
+    def deploy(self, version, inputs=None, outputs=None, max_batch_size=8, **more):
+        deployment = Deployment(
+            "m", version, inputs or [tensor("x")], outputs or [tensor("y")], max_batch_size=max_batch_size,
+            queue=BatchQueue(max_batch_size=max_batch_size, max_rows=64, max_bytes=1 << 20), slot_bytes=SLOT, **more,
+        )  # fmt: skip
+        self.dispatcher.add(deployment)
+        return deployment
+
+    def attach(self):
+        lane = Lane(SLOT)
+        self.ports[lane] = LanePort(*lane.fds)
+        self.deployment.attach(lane)
+        return lane
+
+    def route(self, versions, default):
+        self.dispatcher.route_table = RouteTable({"m": ModelRoute(default, versions)})
+
+    def send(self, data, deadline=0.0):
+        return Answer(self, data, deadline)
+
+    def settle(self):
+        """The end of the loop's wake-up."""
+        soon, self.soon[:] = list(self.soon), []
+        for callback in soon:
+            callback()
+
+    def work(self, act=None, lane=None):
+        """The worker runs one batch (doubling its input unless told otherwise) and rings; False when none waits."""
+        lane = lane or self.lanes[0]
+        port = self.ports[lane]
+        slot = port.wait(0)
+        if slot < 0:
+            return False
+        (act or self.double)(port, slot)
+        self.deployment.collect(lane)
+        return True
+
+    @staticmethod
+    def double(port, slot):
+        ((_, x),) = port.inputs(slot)
+        port.complete(slot, [(0, FP32, x.shape, x * 2)], 0, 0)
+
+    def die(self, lane):
+        self.deployment.detach(lane)
+        self.lanes.remove(lane)
+        lane.close()
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def fail(code=INVALID, text="no"):
+    return lambda port, slot: port.fail(slot, code, text)
+
+
+def test_requests_of_one_wake_up_run_as_one_batch_and_each_gets_its_own_rows(bench):
+    answers = [bench.send(message([[i, i]] * (i + 1), identity=str(i))) for i in range(3)]
+    bench.settle()
+    sizes = []
+    assert bench.work(lambda port, slot: (sizes.append(port.rows(slot)), bench.double(port, slot)))
+    assert sizes == [6]
+    for i, answer in enumerate(answers):
+        assert (answer.code, answer.body.id, answer.body.model_version) == (OK, str(i), "1")
+        assert answer.values == [[2 * i, 2 * i]] * (i + 1)
+    assert bench.deployment.in_flight == bench.dispatcher.in_flight == 0
+
+
+def test_a_batch_never_has_more_rows_than_allowed(bench):
+    answers = [bench.send(message([[i, i]] * 3)) for i in range(6)]
+    bench.settle()
+    sizes = []
+    while bench.work(lambda port, slot: (sizes.append(port.rows(slot)), bench.double(port, slot))):
+        bench.settle()
+    assert sum(sizes) == 18
+    assert max(sizes) <= 8
+    assert [answer.values[0][0] for answer in answers] == [0, 2, 4, 6, 8, 10]
+
+
+def test_different_shapes_do_not_share_a_batch():
+    bench = Bench([tensor("x", shape=(-1, -1))], [tensor("y", shape=(-1, -1))])
+    narrow, wide = bench.send(message([[1]])), bench.send(message([[1, 2]]))
+    bench.settle()
+    while bench.work():
+        pass
+    assert (narrow.values, wide.values) == ([[2]], [[2, 4]])
+
+
+def test_a_failed_batch_is_run_again_one_by_one_so_that_only_the_one_at_fault_fails(bench):
+    good, bad, other = (bench.send(message([[value, 0]])) for value in (1, 13, 3))
+
+    def picky(port, slot):
+        ((_, x),) = port.inputs(slot)
+        (fail(text="thirteen") if 13 in x else bench.double)(port, slot)
+
+    bench.settle()
+    while bench.work(picky):
+        pass
+    assert (good.code, other.code) == (OK, OK)
+    assert (bad.code, bad.text) == (INVALID, "thirteen")
+    assert bench.deployment.meters.failure_counts()[2] == 1
+
+
+def test_a_cancelled_member_of_a_running_batch_does_not_touch_the_others(bench):
+    first, gone, last = (bench.send(message([[value, 0]])) for value in (1, 2, 3))
+    bench.settle()
+    gone.call.cancel()
+    assert bench.work()
+    assert (first.values, gone.code, last.values) == ([[2, 0]], None, [[6, 0]])
+    assert bench.deployment.meters.requests(1)[CANCELLED] == 1
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_a_cancelled_request_in_the_queue_never_runs(bench):
+    gone, stays = bench.send(message([[1, 0]])), bench.send(message([[2, 0]]))
+    gone.call.cancel()
+    gone.call.cancel()
+    bench.settle()
+    sizes = []
+    bench.work(lambda port, slot: (sizes.append(port.rows(slot)), bench.double(port, slot)))
+    assert (sizes, gone.code, stays.values) == ([1], None, [[4, 0]])
+
+
+def test_when_a_worker_dies_its_batch_runs_elsewhere_and_nobody_notices():
+    bench = Bench(lanes=2)
+    answers = [bench.send(message([[value, 0]])) for value in range(3)]
+    bench.settle()
+    dead, alive = bench.lanes
+    assert bench.ports[dead].wait(0) >= 0  # it has begun
+    bench.die(dead)
+    while bench.work(lane=alive):
+        pass
+    assert [answer.values for answer in answers] == [[[2 * value, 0]] for value in range(3)]
+
+
+def test_with_no_worker_left_requests_wait_for_the_next_one(bench):
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    bench.die(bench.lanes[0])
+    bench.settle()
+    assert answer.code is None
+    bench.lanes.append(bench.attach())
+    assert bench.work()
+    assert answer.values == [[2, 2]]
+
+
+def test_a_request_that_kills_every_worker_is_given_up_after_three_and_the_next_one_is_served(bench):
+    killer = bench.send(message([[6, 6]]))
+    bench.settle()
+    deaths = 0
+    while killer.code is None:
+        assert bench.ports[bench.lanes[0]].wait(0) >= 0
+        bench.die(bench.lanes[0])
+        deaths += 1
+        bench.lanes.append(bench.attach())
+    assert (deaths, killer.code) == (3, UNAVAILABLE)
+    innocent = bench.send(message([[1, 1]]))
+    bench.settle()
+    assert bench.work()
+    assert innocent.values == [[2, 2]]
+
+
+def test_a_request_that_may_run_once_only_is_not_run_again():
+    bench = Bench(idempotent=False)
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    bench.die(bench.lanes[0])
+    assert (answer.code, answer.text) == (UNAVAILABLE, "the worker that ran the request died")
+
+
+def test_what_a_worker_had_finished_before_it_died_counts(bench):
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    port = bench.ports[bench.lanes[0]]
+    bench.double(port, port.wait(0))
+    bench.die(bench.lanes[0])
+    assert answer.values == [[2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "why"),
+    [
+        ([], "missing"),
+        ([(0, FP32, (2, 2), np.zeros((2, 2), "<f4"))], "other rows"),
+        ([(0, 12, (1, 2), np.zeros((1, 2), "<f8"))], "other datatype"),
+        ([(0, FP32, (), np.zeros((), "<f4"))], "no rows"),
+        ([(0, FP32, (1, 2), np.zeros((1, 2), "<f4"))] * 2, "twice"),
+        ([(63, FP32, (1, 2), np.zeros((1, 2), "<f4"))], "another"),
+    ],
+)
+def test_outputs_that_do_not_fit_the_signature_are_an_internal_error(bench, outputs, why):
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    assert bench.work(lambda port, slot: port.complete(slot, outputs, 0, 0))
+    assert (answer.code, answer.text) == (INTERNAL, "the model gave outputs that do not fit its signature")
+
+
+def test_bytes_outputs_are_dealt_out_by_their_lengths():
+    bench = Bench(outputs=[tensor("y", "BYTES", (-1, 1))])
+    answers = [bench.send(message([[value, 0]])) for value in (1, 2)]
+    bench.settle()
+    packed = b"".join(len(text).to_bytes(4, "little") + text for text in (b"one", b"twice"))
+    bench.work(lambda port, slot: port.complete(slot, [(0, BYTES, (2, 1), packed)], 0, 0))
+    assert [answer.body.raw_output_contents[0] for answer in answers] == [b"\3\0\0\0one", b"\5\0\0\0twice"]
+
+
+def test_bytes_outputs_that_end_early_fail_the_member_they_fail(bench):
+    bench = Bench(outputs=[tensor("y", "BYTES", (-1, 1))])
+    first, second = (bench.send(message([[value, 0]])) for value in (1, 2))
+    bench.settle()
+    packed = b"\3\0\0\0one" + b"\xff\0\0\0x"
+    bench.work(lambda port, slot: port.complete(slot, [(0, BYTES, (2, 1), packed)], 0, 0))
+    assert (first.code, second.code) == (OK, INTERNAL)
+
+
+def test_only_the_outputs_asked_for_come_back_in_the_order_asked_for():
+    bench = Bench(outputs=[tensor("y"), tensor("z", index=1)])
+    answer = bench.send(message([[1, 1]], outputs=[("z", 0), ("y", 0)]))
+    alone = bench.send(message([[1, 1]], outputs=[("z", 0)]))
+    wanted = []
+
+    def act(port, slot):
+        wanted.append(port.wanted(slot))
+        ((_, x),) = port.inputs(slot)
+        given = [(0, FP32, x.shape, x), (1, FP32, x.shape, x * 3)]
+        port.complete(slot, [one for one in given if port.wanted(slot) >> one[0] & 1], 0, 0)
+
+    bench.settle()
+    while bench.work(act):
+        pass
+    assert sorted(wanted) == [0b10, 0b11]
+    assert [output.name for output in answer.body.outputs] == ["z", "y"]
+    assert (answer.values, alone.values) == ([[3, 3]], [[3, 3]])
+
+
+def test_classification_gives_the_highest_with_index_and_label():
+    bench = Bench(outputs=[tensor("y", labels=("ham", "spam"))])
+    answer = bench.send(message([[0.25, 0.5], [3, 1]], outputs=[("y", 2)]))
+    bench.settle()
+    bench.work()
+    (output,) = answer.body.outputs
+    assert (output.datatype, list(output.shape)) == ("BYTES", [2, 2])
+    raw = answer.body.raw_output_contents[0]
+    texts = [b"1.000000:1:spam", b"0.500000:0:ham", b"6.000000:0:ham", b"2.000000:1:spam"]
+    assert raw == b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+def test_the_engine_sees_its_own_shape_and_the_caller_the_declared_one():
+    bench = Bench(
+        [tensor("x", shape=(-1, 2), engine_shape=(-1, 2, 1))], [tensor("y", shape=(-1, 2), engine_shape=(-1, 2, 1))]
+    )
+    answer = bench.send(message([[1, 2]]))
+    seen = []
+    bench.settle()
+    bench.work(lambda port, slot: (seen.append(port.inputs(slot)[0][1].shape), bench.double(port, slot)))
+    assert seen == [(1, 2, 1)]
+    assert answer.values == [[2, 4]]
+
+
+def test_a_model_without_batch_dimension_runs_one_request_at_a_time():
+    bench = Bench([tensor("x", shape=(2,))], [tensor("y", shape=(2,))], max_batch_size=0)
+    answers = [bench.send(message([value, value])) for value in (1, 2)]
+    bench.settle()
+    while bench.work():
+        pass
+    assert [answer.values for answer in answers] == [[2, 2], [4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "text"),
+    [
+        (message([[1, 1]], model="nobody"), NOT_FOUND, "Request for unknown model: 'nobody' is not found"),
+        (message([[1, 1]], version="9"), NOT_FOUND, "Request for unknown model: 'm' version 9 is not found"),
+        (message([[1, 1]], version="2"), UNAVAILABLE, "Request for unknown model: 'm' version 2 is not at ready state"),
+        (message([[1, 1, 1]]), INVALID, "unexpected shape for input 'x' for model 'm'. Expected [-1,2], got [1,3]"),
+        (message([[1, 1]] * 9), INVALID, "inference request batch-size must be <= 8 for 'm'"),
+        (message([[1, 1]], name="q"), INVALID, "unexpected inference input 'q' for model 'm'"),
+        (message([[1, 1]], datatype="INT32"), INVALID, "inference input 'x' data-type is 'INT32', but model 'm' expects 'FP32'"),
+        (message([[1, 1]], outputs=[("q", 0)]), INVALID, "unexpected inference output 'q' for model 'm'"),
+        (message(np.zeros((0, 2))), INVALID, "inference request batch-size must be >= 1 for 'm', got 0"),
+        (
+            pb.ModelInferRequest(model_name="m").SerializeToString(), INVALID,
+            "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing required input(s) ['x']. "
+            "Please provide all required input(s).",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_by_name(bench, data, code, text):
+    bench.route({"1": bench.deployment, "2": None}, bench.deployment)
+    answer = bench.send(data)
+    assert (answer.code, answer.text) == (code, text)
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_a_model_without_a_ready_version_says_so(bench):
+    bench.route({}, None)
+    answer = bench.send(message([[1, 1]]))
+    assert (answer.code, answer.text) == (NOT_FOUND, "Request for unknown model: 'm' has no available versions")
+
+
+def test_a_swap_of_routes_leaves_requests_in_flight_where_they_began(bench):
+    before = bench.send(message([[1, 1]]))
+    second = bench.deploy("2")
+    bench.route({"1": bench.deployment, "2": second}, second)
+    after, pinned = bench.send(message([[2, 2]])), bench.send(message([[3, 3]], version="1"))
+    bench.settle()
+    bench.work()
+    assert (before.body.model_version, pinned.body.model_version) == ("1", "1")
+    assert after.code is None
+    second.abort(UNAVAILABLE, "gone")
+    assert (after.code, after.text) == (UNAVAILABLE, "gone")
+
+
+def test_a_retiring_deployment_says_when_the_last_request_is_answered(bench):
+    bench.send(message([[1, 1]]))
+    idle = []
+    bench.deployment.retire(lambda: idle.append(True))
+    bench.settle()
+    assert not idle
+    bench.work()
+    bench.settle()
+    assert idle == [True]
+    bench.dispatcher.remove(bench.deployment)
+
+
+def test_inputs_larger_than_a_slot_are_refused_with_both_sizes():
+    bench = Bench([tensor("x", shape=(-1, -1))], [tensor("y", shape=(-1, -1))])
+    answer = bench.send(message(np.zeros((1, SLOT // 4))))
+    assert (answer.code, answer.text) == (INVALID, f"inputs of {SLOT} bytes exceed the batch limit of {SLOT} bytes")
+
+
+def test_members_that_do_not_fit_the_slot_together_run_one_after_the_other():
+    bench = Bench([tensor("x", shape=(-1, -1))], [tensor("y", shape=(-1, -1))])
+    answers = [bench.send(message(np.full((1, SLOT // 8), value))) for value in range(5)]
+    bench.settle()
+    order = []
+    while bench.work(lambda port, slot: (order.append(port.inputs(slot)[0][1][0, 0]), bench.double(port, slot))):
+        pass
+    assert order == [0, 1, 2, 3, 4]
+    assert [answer.values[0][0] for answer in answers] == [0, 2, 4, 6, 8]
+
+
+def test_more_in_flight_than_allowed_is_refused_with_a_hint_when_to_come_back():
+    bench = Bench(max_in_flight=2)
+    answers = [bench.send(message([[1, 1]])) for _ in range(3)]
+    assert [answer.code for answer in answers] == [None, None, EXHAUSTED]
+    assert answers[2].retry_after > 0
+    assert answers[2].text == "2 requests are in flight, the limit is 2"
+
+
+def test_a_deadline_that_has_passed_is_answered_at_once(bench):
+    answer = bench.send(message([[1, 1]]), deadline=time.monotonic() - 1)
+    assert (answer.code, answer.text) == (DEADLINE, "Request timeout expired")
+
+
+def test_a_request_that_runs_past_its_deadline_is_answered_then_and_its_batch_mates_later(bench):
+    mate, late = bench.send(message([[2, 2]])), bench.send(message([[1, 1]]), deadline=time.monotonic() + 0.05)
+    bench.settle()
+    assert bench.ports[bench.lanes[0]].rows(0) == 2  # both run
+    while late.code is None:
+        assert select.select([bench.dispatcher.timer], [], [], 10)[0]
+        bench.dispatcher.on_timer()
+    assert (late.code, late.text, mate.code) == (DEADLINE, "Request timeout expired", None)
+    assert bench.work()
+    assert mate.values == [[4, 4]]
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_answered_by_the_timer():
+    bench = Bench(lanes=0)
+    late = bench.send(message([[1, 1]], timeout=20_000))
+    bench.settle()
+    while late.code is None:
+        assert select.select([bench.dispatcher.timer], [], [], 10)[0]
+        bench.dispatcher.on_timer()
+    assert (late.code, late.text) == (DEADLINE, "Request timeout expired")
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_while_the_gateway_refuses_everything_is_unavailable(bench):
+    bench.dispatcher.refusal = "the server is stopping"
+    answer = bench.send(message([[1, 1]]))
+    assert (answer.code, answer.text) == (UNAVAILABLE, "the server is stopping")
+    bench.dispatcher.refusal = None
+
+
+def test_every_answer_is_metered_once_whatever_its_end(bench):
+    bench.send(message([[1, 1]]))
+    bench.send(message([[1, 1, 1]]))
+    bench.send(message([[1, 1]])).call.cancel()
+    bench.send(message([[1, 1]], model="nobody"))
+    bench.settle()
+    bench.work()
+    meters = bench.deployment.meters
+    assert (meters.requests(1)[OK], meters.requests(1)[INVALID], meters.requests(1)[CANCELLED]) == (1, 1, 1)
+    assert bench.dispatcher.unrouted.requests(1)[NOT_FOUND] == 1
+    statistics = meters.statistics()
+    assert (statistics.success.events, statistics.fail.events, meters.execution_count) == (1, 2, 1)
+    counts = {getattr(statistics, name).events for name in ("queue", "compute_input", "compute_infer", "compute_output")}
+    assert counts == {1}
+    assert all(getattr(statistics, name).ns < 60e9 for name in statistics._fields)
