@@ -8,7 +8,7 @@ ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS build
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-      ca-certificates g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev python3 python3-dev python3-venv
+      ca-certificates g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev python3 python3-dev python3-venv
 RUN python3 -m venv /opt/sluice
 WORKDIR /src
 COPY pyproject.toml README.md ./

@@ -16,7 +16,7 @@ STAMPS := .make
 NATIVE := build/native
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev
+SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev
 TEST_PACKAGES := curl nghttp2-client openssl $(if $(shell command -v npm),,nodejs npm)
 SANITIZE_PACKAGES :=
 FUZZ_PACKAGES := clang

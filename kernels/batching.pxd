@@ -6,6 +6,7 @@ from libcpp.vector cimport vector
 
 from kernels.exchange cimport Exchange
 from kernels.fifos cimport Fifo, Fifos
+from kernels.service_time cimport ServiceTime
 
 # Why a request was turned away; the index of the `reason` label of the shed counter.
 cdef enum Shed:
@@ -15,21 +16,6 @@ cdef enum Shed:
     PREDICTED_WAIT = 3   # would miss its deadline, or wait longer than allowed
     EXPIRED = 4          # deadline or queue timeout passed while queued
     SHED_REASONS = 5
-
-
-cdef class ServiceTime:
-    # Online fit of service time in seconds: predict(rows) = alpha * rows + tau.
-    cdef readonly double alpha, tau
-    cdef readonly uint64_t observations
-    cdef double weight, mean_rows, mean_seconds, variance, covariance   # the last two are sums, not yet divided
-    cdef int surprises      # slow observations in a row that were left out
-    # Takes in what a batch of so many rows took. Nonsense (no rows, no time, NaN) is ignored.
-    cdef void observe(self, int64_t rows, double seconds) noexcept
-    # 0 before the first observation.
-    cdef double predict(self, int64_t rows) noexcept
-    # Whether there is enough to refuse somebody for it.
-    cdef cbool is_settled(self) noexcept
-    cdef void fit(self, double rows, double seconds, double keep) noexcept
 
 
 # The three lines of one priority level, in the order they are served.
@@ -80,8 +66,8 @@ cdef class BatchQueue:
     cdef void withdraw(self, Exchange exchange) noexcept
     # Puts back, in front and never refused, one whose batch failed or whose worker died; `solo` ones run alone.
     cdef void give_back(self, Exchange exchange, double now) noexcept
-    # The next batch as a chain by `next`, oldest first, or None when nothing should run now. What can no longer make its
-    # deadline goes to `dropped` with code, message and `Shed` reason set. Call it until it gives None or no slot is
+    # The next batch as a chain by `next`, oldest first, or None when nothing should run now. What can no longer make
+    # its deadline goes to `dropped` with code, message and `Shed` reason set. Call it until it gives None or no slot is
     # free, after every offer and whenever a slot becomes free.
     cdef Exchange take(self, double now)
     # Drops what has expired, without taking a batch.
@@ -102,7 +88,7 @@ cdef class BatchQueue:
     cdef void add_dropped(self, Exchange exchange) noexcept
     cdef void delay(self, Exchange exchange, size_t line, Fifo fifo) noexcept
     cdef cbool turn_away(self, Exchange exchange, size_t line, Fifo fifo, double now) noexcept
-    cdef int refuse(self, Exchange exchange, int reason, int code, double retry_after, const char* message) noexcept
+    cdef int refuse(self, Exchange exchange, int reason, int code, double retry_after, const char* text) noexcept
     cdef void sweep(self, Fifo fifo, size_t line, double now) noexcept
     cdef Py_ssize_t gather(self, uint64_t group, double now)
     cdef Py_ssize_t cut(self, int64_t rows, double now)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from kernels.service_time import ServiceTime
+
 class TimeoutAction(IntEnum):
     """What happens to a request whose queue timeout has passed. DELAY: it runs behind all others of its level."""
 
@@ -26,25 +28,6 @@ class QueuePolicy(NamedTuple):
     default_timeout: float = 0.0
     allow_timeout_override: bool = True
     max_queue_size: int = 0
-
-class ServiceTime:
-    """What a batch takes: an exponentially forgetting least-squares fit of `alpha * rows + tau`, in seconds.
-
-    Neither part is ever negative. As long as all batches have one size, it predicts their mean for every size, or keeps
-    the slope that earlier sizes have shown. One surprisingly slow batch is left out, several in a row are believed; a
-    surprisingly fast one is believed at once, so that a slow first batch does not linger.
-    """
-
-    alpha: float
-    tau: float
-    observations: int
-
-    def __init__(self) -> None: ...
-    def add(self, rows: int, seconds: float) -> None:
-        """Takes in what a batch of `rows` rows took. Nonsense (no rows, no time, NaN) is ignored."""
-
-    def estimate(self, rows: int) -> float:
-        """The prediction for a batch of `rows` rows; 0 before the first observation."""
 
 class BatchQueue:
     """The queue of one model version.

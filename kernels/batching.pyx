@@ -11,15 +11,10 @@ from libcpp.string cimport string
 
 from kernels.exchange cimport DEADLINE_EXCEEDED, INVALID_ARGUMENT, QUEUED, RESOURCE_EXHAUSTED, Exchange
 from kernels.fifos cimport Fifo, Fifos
+from kernels.service_time cimport ServiceTime
 
 cdef enum:
-    SETTLED = 5         # observations before anybody is refused for a prediction
     MESSAGE = 192
-
-cdef double KEEP = 0.97             # what an observation leaves of the weight of the earlier ones
-cdef double KEEP_SURPRISED = 0.1    # the same when the fit has proved wrong
-cdef double SURPRISE = 2.0          # so many times slower or faster than possible is a surprise
-cdef int PATIENCE = 3               # surprises in a row that are believed
 
 cdef double VISIT_SECONDS = 1e-6    # what a sweep pauses for each request that it looked at
 cdef double TIMER_SLACK = 2e-3      # a batch is not held back for more members into the last of its time
@@ -33,52 +28,6 @@ class TimeoutAction(IntEnum):
 
 QueuePolicy = namedtuple("QueuePolicy", "timeout_action default_timeout allow_timeout_override max_queue_size",
                          defaults=(TimeoutAction.REJECT, 0.0, True, 0))
-
-
-cdef class ServiceTime:
-    cdef void observe(self, int64_t rows, double seconds) noexcept:
-        if rows < 1 or not isfinite(seconds) or seconds <= 0:
-            return
-        # With l(b) = alpha * b + tau and tau >= 0, l(b) / l(mean) lies between 1 and b / mean, whatever alpha is.
-        cdef double ratio = rows / self.mean_rows if self.weight > 0 else 1.0
-        cdef double slowest = SURPRISE * max(self.predict(rows), self.mean_seconds * max(ratio, 1.0))
-        cdef double fastest = min(self.predict(rows), self.mean_seconds * min(ratio, 1.0)) / SURPRISE
-        cdef double keep = KEEP
-        if self.weight > 0 and seconds > slowest:
-            self.surprises += 1
-            if self.surprises < PATIENCE:
-                return
-            keep = KEEP_SURPRISED
-        elif self.weight > 0 and seconds < fastest:
-            keep = KEEP_SURPRISED
-        self.surprises = 0
-        self.observations += 1
-        self.fit(rows, seconds, keep)
-
-    cdef void fit(self, double rows, double seconds, double keep) noexcept:
-        self.weight = self.weight * keep + 1.0
-        cdef double apart_rows = rows - self.mean_rows, apart_seconds = seconds - self.mean_seconds
-        self.mean_rows += apart_rows / self.weight
-        self.mean_seconds += apart_seconds / self.weight
-        self.variance = self.variance * keep + apart_rows * (rows - self.mean_rows)
-        self.covariance = self.covariance * keep + apart_rows * (seconds - self.mean_seconds)
-        # The slope is held to what it was by the weight of one squared row: it survives a long run of equal sizes,
-        # and a single size says nothing about it.
-        cdef double slope = (self.covariance / self.weight + self.alpha) / (self.variance / self.weight + 1.0)
-        self.alpha = min(max(slope, 0.0), self.mean_seconds / self.mean_rows)
-        self.tau = max(self.mean_seconds - self.alpha * self.mean_rows, 0.0)
-
-    cdef double predict(self, int64_t rows) noexcept:
-        return self.alpha * rows + self.tau
-
-    cdef cbool is_settled(self) noexcept:
-        return self.observations >= SETTLED
-
-    def add(self, int64_t rows, double seconds):
-        self.observe(rows, seconds)
-
-    def estimate(self, int64_t rows):
-        return self.predict(rows)
 
 
 cdef class BatchQueue:
@@ -151,7 +100,7 @@ cdef class BatchQueue:
 
         limit = self.policies[level].max_queue_size
         if 0 < limit <= self.level_count[level]:
-            snprintf(text, MESSAGE, b"Exceeds maximum queue size: %lld requests queued at priority level %d, limit %lld",
+            snprintf(text, MESSAGE, b"Exceeds maximum queue size: %lld requests queued at level %d, limit %lld",
                      <long long>self.level_count[level], <int>level, <long long>limit)
             return self.refuse(exchange, QUEUE_ROWS, RESOURCE_EXHAUSTED, retry_after, text)
         if 0 < self.max_rows < self.rows + exchange.rows:
@@ -173,10 +122,10 @@ cdef class BatchQueue:
         self.enter(exchange, (level - 1) * STANDINGS + WAITING, level)
         return ADMITTED
 
-    cdef int refuse(self, Exchange exchange, int reason, int code, double retry_after, const char* message) noexcept:
+    cdef int refuse(self, Exchange exchange, int reason, int code, double retry_after, const char* text) noexcept:
         exchange.shed = reason
         exchange.retry_after = retry_after
-        exchange.fail(code, string(message))
+        exchange.fail(code, string(text))
         return reason
 
     cdef void give_back(self, Exchange exchange, double now) noexcept:
@@ -231,8 +180,8 @@ cdef class BatchQueue:
         return None
 
     cdef Py_ssize_t gather(self, uint64_t group, double now):
-        # Fills `members` and gives how many of them should run now: 0 when they should wait for more, -1 when one had to
-        # be dropped and the caller must look again.
+        # Fills `members` and gives how many of them should run now: 0 when they should wait for more, -1 when somebody
+        # was dropped and the caller must look again.
         cdef int64_t batch = max(self.max_batch_size, 1), rows = 0
         cdef double deadline = INFINITY
         cdef cbool full = False

@@ -12,6 +12,7 @@ inline Produced Http2Session::produce(Output& out, size_t high, double now) {
     now_ = now;
     out_ = &out;
     high_ = high;
+    is_resting_ = false;
     try {
         for (;;) {
             const uint8_t* data = nullptr;
@@ -28,8 +29,8 @@ inline Produced Http2Session::produce(Output& out, size_t high, double now) {
 
 inline void Http2Session::written() {
     out_ = nullptr;
-    for (void* owner : spent_) host_.release(host_.self, owner);
-    spent_.clear();
+    for (void* owner : pool_.spent) host_.release(host_.self, owner);
+    pool_.spent.clear();
 }
 
 inline int Http2Session::on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
@@ -148,7 +149,7 @@ inline bool Http2Session::notify_writable() {
 
 inline void Http2Session::field(std::string_view name, std::string_view value, bool is_static) {
     uint8_t flags = is_static ? NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE : NGHTTP2_NV_FLAG_NONE;
-    fields_.push_back({reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())),
+    pool_.fields.push_back({reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())),
                        reinterpret_cast<uint8_t*>(const_cast<char*>(value.data())), name.size(), value.size(), flags});
 }
 
@@ -168,14 +169,14 @@ inline void Http2Session::add_status_fields(const Stream& stream, char* scratch,
 inline void Http2Session::begin_answer(Stream& stream) {
     stream.head_sent = true;
     stream.progress = now_;
-    fields_.clear();
+    pool_.fields.clear();
     field(":status", "200", true);
     field("content-type", "application/grpc", true);
     if (stream.any_compressed) field("grpc-encoding", "gzip", true);
     nghttp2_data_provider provider;
     provider.source.ptr = &stream;
     provider.read_callback = read_answer;
-    nghttp2_submit_response(session_, stream.id, fields_.data(), fields_.size(), &provider);
+    nghttp2_submit_response(session_, stream.id, pool_.fields.data(), pool_.fields.size(), &provider);
 }
 
 // Trailers, or, when nothing has been sent, the whole answer in one HEADERS frame.
@@ -183,7 +184,7 @@ inline void Http2Session::end_answer(Stream& stream) {
     if (stream.ended) return;
     stream.ended = true;
     char scratch[32];
-    fields_.clear();
+    pool_.fields.clear();
     if (!stream.head_sent) {
         field(":status", "200", true);
         field("content-type", "application/grpc", true);
@@ -191,10 +192,10 @@ inline void Http2Session::end_answer(Stream& stream) {
             field("grpc-accept-encoding", grpc::kAcceptEncoding, true);
         add_status_fields(stream, scratch, sizeof scratch);
         stream.head_sent = true;
-        nghttp2_submit_response(session_, stream.id, fields_.data(), fields_.size(), nullptr);
+        nghttp2_submit_response(session_, stream.id, pool_.fields.data(), pool_.fields.size(), nullptr);
     } else {
         add_status_fields(stream, scratch, sizeof scratch);
-        nghttp2_submit_trailer(session_, stream.id, fields_.data(), fields_.size());
+        nghttp2_submit_trailer(session_, stream.id, pool_.fields.data(), pool_.fields.size());
     }
 }
 
@@ -272,10 +273,10 @@ inline void Http2Session::finish(Stream& stream, int code, std::string_view mess
 inline void Http2Session::reject(Stream& stream, std::string_view status) {
     stream.kind = Stream::DONE;
     stream.is_finished = stream.ended = stream.head_sent = true;
-    fields_.clear();
+    pool_.fields.clear();
     field(":status", status, true);
     if (status == "405") field("allow", "POST", true);
-    nghttp2_submit_response(session_, stream.id, fields_.data(), fields_.size(), nullptr);
+    nghttp2_submit_response(session_, stream.id, pool_.fields.data(), pool_.fields.size(), nullptr);
 }
 
 // Ends a stream for the client's own fault, or for ours.

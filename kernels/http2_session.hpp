@@ -45,8 +45,9 @@ enum class Produced : uint8_t { IDLE, MORE, BROKEN };
 
 class Http2Session {
 public:
+    // All of these outlive the session.
     Http2Session(const Http2Settings& settings, std::string_view infer_path, Http2Pool& pool, const Host& host)
-        : settings_(settings), infer_path_(infer_path), pool_(pool), host_(host) {}
+        : settings_(settings), infer_path_(infer_path), pool_(pool), host_(host), memory_(pool.pages) {}
     Http2Session(const Http2Session&) = delete;
     Http2Session& operator=(const Http2Session&) = delete;
     ~Http2Session() { close(); }
@@ -137,9 +138,10 @@ private:
 
     // Set once.
     const Http2Settings& settings_;
-    const std::string infer_path_;
+    const std::string_view infer_path_;
     Http2Pool& pool_;
     const Host host_;
+    SessionMemory memory_;
     nghttp2_session* session_ = nullptr;
 
     // Streams, newest first: linked in on_begin_headers, taken out in `forget`, which alone gives them back to the pool.
@@ -159,23 +161,23 @@ private:
     bool has_preface_ = false;
     bool closing_ = false;             // terminated: what arrives is thrown away
     bool paused_ = false;              // produce has filled its buffer
+    bool is_resting_ = false;          // the frame buffer has been given back to the system
 
     Output* out_ = nullptr;            // from produce to written
-    std::vector<void*> spent_;         // owners of answers of which `out_` may hold pieces
     size_t high_ = 0;
     size_t consumed_ = 0;              // of the connection's window, while receiving
-    std::vector<nghttp2_nv> fields_;   // scratch
 };
 
 constexpr uint8_t kDrainPing[8] = {'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'};
 constexpr double kDrainGrace = 1.0;      // seconds that a client has to answer the drain's ping
+constexpr double kRestAfter = 1.0;       // seconds without a byte, until a connection gives memory back
 constexpr double kYoungStream = 0.05;    // resets of older streams are ordinary cancellations
 constexpr double kFramesPerUse = 10.0;   // control frames that a request, or a DATA frame sent, makes up for
 
 inline bool Http2Session::open(double now) {
     now_ = opened_ = last_received_ = idle_since_ = now;
-    fields_.reserve(16);
-    spent_.reserve(16);
+    pool_.fields.reserve(16);
+    pool_.spent.reserve(16);
     resets_.set(settings_.max_resets_per_minute, now);
     control_frames_.set(settings_.max_control_frames_per_minute, now);
     nghttp2_session_callbacks* callbacks = nullptr;
@@ -200,7 +202,8 @@ inline bool Http2Session::open(double now) {
     nghttp2_option_set_max_continuations(option, settings_.max_continuations);
     // Resets are counted here instead, where it is known which of them are worth counting.
     nghttp2_option_set_stream_reset_rate_limit(option, uint64_t{1} << 40, uint64_t{1} << 40);
-    int rc = nghttp2_session_server_new2(&session_, callbacks, this, option);
+    nghttp2_mem memory = memory_.functions();
+    int rc = nghttp2_session_server_new3(&session_, callbacks, this, option, &memory);
     nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
     if (rc != 0) {
@@ -244,7 +247,7 @@ inline void Http2Session::drop_owner(Stream& stream) {
     stream.body = nullptr;
     stream.answer = nullptr;
     if (!stream.answered) host_.cancel(host_.self, owner);
-    else if (out_) spent_.push_back(owner);
+    else if (out_) pool_.spent.push_back(owner);
     else host_.release(host_.self, owner);
 }
 
@@ -286,6 +289,10 @@ inline bool Http2Session::tick(double now, bool is_blocked) {
     }
     if (live_ == 0 && now - idle_since_ > settings_.idle_timeout) drain(now);
     if (drain_ == Drain::ANNOUNCED && now - drain_began_ > kDrainGrace) send_final_goaway();
+    if (live_ == 0 && !is_resting_ && now - last_received_ > kRestAfter && !wants_write()) {
+        memory_.rest();
+        is_resting_ = true;
+    }
     for (Stream* stream = streams_; stream;) {
         Stream* next = stream->next;  // nothing below takes a stream out
         if (stream->kind == Stream::UNARY && !stream->remote_closed &&

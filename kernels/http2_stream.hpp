@@ -11,6 +11,7 @@
 
 #include "compression.hpp"
 #include "grpc_framing.hpp"
+#include "http2_memory.hpp"
 #include "http2_output.hpp"
 #include "infer.hpp"
 
@@ -215,11 +216,14 @@ private:
     size_t live_ = 0;
 };
 
-// What the connections of one event loop share. `out` is empty outside of a connection's own writing.
+// What the connections of one event loop share. The last three are scratch: empty outside of what uses them.
 struct Http2Pool {
     StreamPool streams;
+    FramePages pages;
     Compression compression;
-    Output out;
+    Output out;                       // what one connection writes
+    std::vector<nghttp2_nv> fields;   // one header block
+    std::vector<void*> spent;         // owners of answers of which `out` may hold pieces
 };
 
 }  // namespace sluice

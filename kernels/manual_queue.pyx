@@ -138,10 +138,10 @@ cdef class ManualQueue:
     def measure(self, int64_t rounds, int32_t burst, double timeout=0.0, int groups=1):
         cdef list exchanges = [Exchange() for _ in range(burst)]
         cdef Exchange exchange, following
-        cdef int64_t i
+        cdef int64_t _round
         cdef int32_t k
         cdef double now = 1000.0, began = monotonic()
-        for i in range(rounds):
+        for _round in range(rounds):
             now += 1e-3
             for k in range(burst):
                 exchange = <Exchange>exchanges[k]

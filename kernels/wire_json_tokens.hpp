@@ -1,7 +1,7 @@
 // JSON text as a row of tokens. simdjson finds where they start, and that the text is UTF-8 with closed strings; the
-// strings and numbers are read here, never past the last token. The one file that knows simdjson, of which it uses the first
-// stage and the parser of doubles: with the tokens at hand every step is bounded by their count, and a step back costs
-// nothing.
+// strings and numbers are read here, never past the last token. The one file that knows simdjson, of which it uses the
+// first stage and the parser of doubles: with the tokens at hand every step is bounded by their count, and a step back
+// costs nothing.
 #pragma once
 
 #include <charconv>

@@ -44,8 +44,8 @@ def json_body(tensor: Tensor) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--repeat", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--repeat", type=int, default=1_000)
     arguments = parser.parse_args()
 
     generator = np.random.default_rng(7)
@@ -71,7 +71,7 @@ def main() -> None:
         ("1x3x224x224 FP32, binary tensor", binary, "json", header_length),
     ]:
         big = len(body) > 100_000
-        repeat = max(1, arguments.repeat // 200) if big else arguments.repeat
+        repeat = max(1, arguments.repeat // 100) if big else arguments.repeat
 
         def decode(times: int, body: bytes = body, encoding: str = encoding, length: int = length) -> object:
             return wire.decode_request(body, encoding, header_length=length, repeat=times)  # type: ignore[arg-type]

@@ -181,6 +181,10 @@ class Peer:
         data, self.transport.written[:] = bytes(self.transport.written), b""
         return parse_answers(data, heads)
 
+    def take_copy(self) -> list[Answer]:
+        """All answers written since the last `take`, which stay."""
+        return parse_answers(bytes(self.transport.written))
+
     def ask(self, *pieces: bytes) -> Answer:
         self.send(*pieces)
         (answer,) = self.take()

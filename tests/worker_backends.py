@@ -57,6 +57,11 @@ class Scripted:
                 raise RuntimeError(SECRET)
             case "exit":
                 os._exit(3)
+            case "leave a child":
+                if os.fork() == 0:
+                    signal.alarm(20)  # it is nobody's: it has to end by itself
+                    hang()
+                os._exit(3)
             case "last words":
                 sys.stderr.write("something broke deep inside\n")
                 crash()

@@ -13,6 +13,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 
 from gateway.workers import confine
 from gateway.workers.zygote import Zygote, become_worker
@@ -39,8 +40,14 @@ def main(arguments: list[str]) -> None:
     # What is here now is shared with every worker: the collector must not touch it.
     gc.collect()
     gc.freeze()
-    Zygote(options).run(is_confined=is_confined)
-    os._exit(0)
+    try:
+        Zygote(options).run(is_confined=is_confined)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Without the interpreter's own way out: the engine's parts have no end to come to in a process that never
+        # used it.
+        os._exit(0)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -166,19 +166,29 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Message | None] = loop.create_future()
 
-        def on_readable() -> None:
+        def on_readable(*, is_last: bool = False) -> None:
+            if answer.done():
+                return
             try:
                 messages = control.receive()
             except (ControlError, OSError):
                 messages = None
-            if messages != []:
+            if messages or messages is None or is_last:
                 loop.remove_reader(control.fileno())
                 answer.set_result(messages[0] if messages else None)
 
+        def on_exit(exit: Exit) -> None:
+            on_readable(is_last=True)
+
         loop.add_reader(control.fileno(), on_readable)
+        # The socket alone would not do: something that the model has started may hold the other end open.
+        process.on_exit.append(on_exit)
+        if process.exited.done():
+            on_readable(is_last=True)
         try:
             message = await answer
         finally:
+            process.on_exit.remove(on_exit)
             loop.remove_reader(control.fileno())
         try:
             if message is not None and message["event"] == "ready":

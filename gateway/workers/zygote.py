@@ -133,6 +133,8 @@ class Zygote:
             os._exit(CRASHED)
 
     def _on_output(self, child: Child) -> None:
+        if child.output < 0:
+            return  # closed by its exit, which the same look at the descriptors had found
         try:
             data = os.read(child.output, READ_BYTES)
         except BlockingIOError:
@@ -149,8 +151,7 @@ class Zygote:
             child.budget.dropped = 0
 
     def _on_exit(self, child: Child) -> None:
-        if child.output >= 0:
-            self._on_output(child)
+        self._on_output(child)
         if child.output >= 0:
             self._close_output(child)
         self._selector.unregister(child.pidfd)

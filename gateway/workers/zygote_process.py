@@ -78,9 +78,11 @@ class ForkedProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        for callback in self.on_exit:
-            callback(exit)
-        self.exited.set_result(exit)
+        try:
+            for callback in list(self.on_exit):
+                callback(exit)
+        finally:
+            self.exited.set_result(exit)
 
     @property
     def is_dead(self) -> bool:
@@ -135,6 +137,9 @@ class ZygoteProcess:
             theirs.close()
         self._channel = Channel(ours)
         self._loop.add_reader(ours.fileno(), self._on_readable)
+        # The socket alone would not do: a loop may stop watching one that its peer has reset.
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._on_death)
 
     def _command(self, fd: int) -> list[str]:
         settings = self._settings
@@ -193,30 +198,41 @@ class ZygoteProcess:
 
     async def stop(self) -> None:
         """End it, and with it everything that it has forked; returns when all are gone."""
-        if not self.lost.done():
-            self._lose()
-        self._process.kill()
+        self._lose()
         await asyncio.gather(*(process.exited for process in list(self._processes.values())))
-        # Killed: this waits for the kernel, not for the process.
-        self._process.wait()
 
     def _on_readable(self) -> None:
+        if self._receive() is None:
+            self._lose()
+
+    def _on_death(self) -> None:
+        while self._receive():
+            pass  # what it had still to say, which comes to an end now
+        self._lose()
+
+    def _receive(self) -> list[Message] | None:
+        """Handle what has arrived; an empty list when nothing has, None when nothing will any more."""
         try:
             messages = self._channel.receive()
             for message in messages or ():
                 self._handle(message)
         except (ControlError, OSError, KeyError, TypeError):
             logger.exception("the zygote's messages make no sense", extra={"action": "zygote-lost"})
-            messages = None
-        if messages is None:
-            self._lose()
+            return None
+        return messages
 
     def _lose(self) -> None:
         """The zygote is gone: the kernel is ending what it forked, and their pidfds will say so. `on_lost` hears it
         before anybody who waits."""
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
         self._on_lost()
         self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # Killed, or ended already: this waits for the kernel, not for the process.
         self._process.kill()
         self._process.wait()
         waiting: list[asyncio.Future[Any]] = [self._hello, *self._pending.values()]
@@ -227,8 +243,6 @@ class ZygoteProcess:
         self._pending.clear()
         for process in list(self._processes.values()):
             process.orphan()
-        if not self.lost.done():
-            self.lost.set_result(None)
 
     def _handle(self, message: Message) -> None:
         match message["event"]:

@@ -11,10 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any
 
-import models
 import numpy as np
 import pytest
-from live_gateway import Gateway
+from live_gateway import NUMBERS, Gateway
 
 FREE = "/v2/models/free/infer"
 
@@ -70,10 +69,10 @@ def fp32(data: object, shape: list[int], **more: object) -> dict[str, object]:
 
 def every_datatype(data: Mapping[str, list[object]]) -> list[dict[str, object]]:
     """Inputs of the model `datatypes`, one row of two; zeros where `data` says nothing."""
-    zeros: dict[str, list[object]] = {"BOOL": [False, False], "BYTES": ["", ""]} | dict(data)
+    zeros: dict[str, list[object]] = {"BOOL": [False, False], **data}
     return [
         {"name": f"in_{each}", "datatype": each, "shape": [1, 2], "data": zeros.get(each, [0, 0])}
-        for each in models.DATATYPES
+        for each in NUMBERS
     ]
 
 

@@ -528,7 +528,8 @@ def test_stopping_what_never_ran_returns(tmp_path: Path):
 
 def test_mode_none_loads_once(tmp_path: Path):
     async def scenario(house: House) -> None:
-        await house.look()
+        await house.until(lambda: house.models._watch._looks == 1)
+        await house.look(1)
         await house.until(house.models.is_ready)
         house.put("m", 2)
         house.clock.pass_time(100.0)

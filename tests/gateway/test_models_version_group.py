@@ -23,7 +23,7 @@ class FakeInstance:
     on_exit: Callable[[Any, Exit], None]
     is_stopped: bool = False
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109
         if not self.is_stopped:
             self.is_stopped = True
             self.on_exit(self, Exit(status=0, is_expected=True))
@@ -134,7 +134,7 @@ def test_it_has_failed_only_when_no_placement_has_an_instance():
         assert house.group.failure == ""
         house.supervisor.launched[1].die()
         await turns()
-        assert house.told == ["workers keep ending: the last worker killed by SIGSEGV"]
+        assert house.told == ["workers keep ending: the last worker was killed by SIGSEGV"]
         assert house.group.failure == house.told[0]
         house.restart.set()
         await turns()

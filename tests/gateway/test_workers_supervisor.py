@@ -118,6 +118,7 @@ def test_a_stopping_worker_finishes_what_lies_in_its_lane(shared: House, tabular
         ("refuse", "it does not feel like it"),
         ("raise", "the backend failed: RuntimeError"),
         ("exit", "exited with status 3 while it loaded"),
+        ("leave a child", "exited with status 3 while it loaded"),
         ("last words", "saying: something broke deep inside"),
     ],
 )
@@ -381,6 +382,25 @@ def test_a_launch_that_the_zygotes_death_interrupts_is_tried_again() -> None:
             assert (await infer(instance, command(ECHO)))[0].tolist() == [[0]]
 
         home.run(interrupted())
+
+
+def test_a_zygote_that_dies_without_having_read_its_requests_is_noticed() -> None:
+    with house() as home:
+        lost = home.launch(SCRIPTED)
+
+        async def launch_over_its_death() -> None:
+            zygote = home.supervisor._zygote
+            assert zygote is not None
+            os.kill(zygote.pid, signal.SIGSTOP)
+            os.kill(lost.pid, signal.SIGKILL)
+            launches = [asyncio.ensure_future(home.supervisor.launch(SCRIPTED, home.on_exit)) for _ in range(4)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            os.kill(zygote.pid, signal.SIGKILL)
+            for instance in await asyncio.gather(*launches):
+                assert (await infer(instance, command(ECHO)))[0].tolist() == [[0]]
+
+        home.run(launch_over_its_death())
 
 
 def test_a_launch_after_or_during_the_stop_fails_at_once() -> None:

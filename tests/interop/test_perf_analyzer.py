@@ -56,7 +56,7 @@ def test_perf_analyzer_measures(
         os.environ | {"LD_LIBRARY_PATH": str(FOLDER)},
     )  # fmt: skip
     assert "throughput" in said
-    (row,) = csv.DictReader(report.open())
+    (row,) = csv.DictReader(report.read_text().splitlines())
     assert float(row["Inferences/Second"]) > 0
     # These come from the gateway's statistics, which it reads at both ends of its window.
     assert float(row["Server Compute Infer"]) >= 0

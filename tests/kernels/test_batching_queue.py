@@ -264,7 +264,7 @@ class TestAdmission:
         offered(queue, Request(priority=2))
         refused = Request(priority=2)
         assert queue.offer(refused, 1.0) == QUEUE_ROWS
-        assert refused.message == "Exceeds maximum queue size: 1 requests queued at priority level 2, limit 1"
+        assert refused.message == "Exceeds maximum queue size: 1 requests queued at level 2, limit 1"
         offered(queue, Request(priority=1))
 
     def test_a_deadline_that_has_passed_is_refused(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.batching import ServiceTime
+from kernels.service_time import ServiceTime
 
 
 def fitted(observations: list[tuple[int, float]]) -> ServiceTime:

@@ -174,7 +174,7 @@ def test_a_large_answer_reaches_a_slow_reader_whole() -> None:
     body = pattern(10_000_000)
     with serving(lambda pending: pending.answer(body), handler=lambda seen: seen.respond(200, body)) as server:
         client = server.connect()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262144)
         client.sendall(infer() + request() + infer(headers=[(b"Connection", b"close")]))
         server.until(lambda: len(server.intake.requests) >= 1)
         assert [answer.body for answer in parse_answers(read_all(client))] == [body] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ def decode(document: Any, **options: Any) -> Request:
 
 
 def document_text(document: Any, **style: Any) -> bytes:
-    """JSON with infinities as numbers past every range."""
-    return json.dumps(document, **style).replace("Infinity", "1e999").encode()
+    """JSON with infinities, outside of strings, as numbers past every range."""
+    text = json.dumps(document, **style)
+    string_or_infinity = r'"(?:[^"\\]|\\.)*"|Infinity'
+    return re.sub(string_or_infinity, lambda found: "1e999" if found[0] == "Infinity" else found[0], text).encode()
 
 
 def one_input(datatype: str, data: str, shape: str = "[1]") -> bytes:

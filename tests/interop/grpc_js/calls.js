@@ -19,12 +19,12 @@ const unary = (client, method, request, metadata = new grpc.Metadata(), callOpti
     ).on("status", (status) => (trailers = status.metadata.getMap()));
   });
 
-const floats = (...values) => Buffer.from(Float32Array.from(values).buffer);
+const floats = (values) => Buffer.from(Float32Array.from(values).buffer);
 const request = (model, values, id = "") => ({
   model_name: model,
   id,
   inputs: [{ name: "x", datatype: "FP32", shape: [1, values.length] }],
-  raw_input_contents: [floats(...values)],
+  raw_input_contents: [floats(values)],
 });
 const numbers = (bytes) => Array.from(new Float32Array(Uint8Array.from(bytes).buffer));
 const refusal = (promise) => promise.then(() => null, (error) => ({ code: error.code, text: error.details }));
@@ -66,7 +66,7 @@ async function main() {
       { name: "iterations", datatype: "INT64", shape: [1, 1] },
       { name: "x", datatype: "FP32", shape: [1, 128] },
     ],
-    raw_input_contents: [Buffer.from(BigInt64Array.from([100000n]).buffer), floats(...new Array(128).fill(1))],
+    raw_input_contents: [Buffer.from(BigInt64Array.from([100000n]).buffer), floats(new Array(128).fill(1))],
   };
   console.log(
     JSON.stringify({

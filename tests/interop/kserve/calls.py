@@ -16,8 +16,7 @@ from kserve.protocol.infer_type import RequestedOutput
 def request(model: str, *, binary: bool) -> Any:
     tensor = InferInput("x", [2, 2], "FP32")
     tensor.set_data_from_numpy(np.float32([[1, 2], [3, 4]]), binary_data=binary)
-    output = RequestedOutput("y")
-    output.binary_data = binary
+    output = RequestedOutput("y", {"binary_data": binary})
     return InferRequest(model, [tensor], request_id="7", request_outputs=[output])
 
 
