@@ -17,29 +17,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway import __version__
+from gateway.frontends.status import Code
 from kernels.meters import HistogramSnapshot, Meters
 
 PROTOCOLS = ("http", "grpc")
 """By `exchange.Protocol`."""
-CODES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
+CODES = tuple(code.name for code in Code)
 """Names of gRPC status codes, by number."""
 SHED_REASONS = ("queue_rows", "queue_bytes", "predicted_wait", "expired")
 """By `batching.Shed`, from 1: its 0 says that nothing was shed."""

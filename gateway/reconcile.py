@@ -51,6 +51,19 @@ class _Model:
     is_requested: bool = False
     deployments: list[Deployment] = field(default_factory=list)
 
+    chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
+    """By the version policy, as they are listed: follows from the listing and the configuration."""
+
+    def follow(self, listing: ModelListing, settled: _Settled) -> None:
+        """What is chosen from now on."""
+        self.listing, self.settled, self.problem = listing, settled, listing.problem
+        versions = sorted(settled.policy.choose(listing.versions))
+        self.chosen = MappingProxyType({version: _revision(listing, settled, version) for version in versions})
+
+    def lose(self) -> None:
+        """The source does not hold it any more."""
+        self.listing, self.problem, self.chosen = None, "", MappingProxyType({})
+
     def in_state(self, *states: State) -> list[Deployment]:
         return [deployment for deployment in self.deployments if deployment.state in states]
 
@@ -137,7 +150,7 @@ class Reconciler:
         settled = _Settled.of(override or _read_config(listing), name)
         model = self._models.setdefault(name, _Model(name))
         model.is_requested, model.override = True, override
-        model.listing, model.settled, model.problem = listing, settled, listing.problem
+        model.follow(listing, settled)
         model.deployments = [each for each in model.deployments if not each.is_over]
         return True
 
@@ -287,21 +300,19 @@ class Reconciler:
         last = model.over(version, revision)
         return last.retry_at if last else 0.0
 
-    def _wanted(self, model: _Model) -> dict[int, Revision]:
+    def _wanted(self, model: _Model) -> Mapping[int, Revision]:
         """The revision of each version that should be READY. What is live keeps its revision while the files that lie
         there are not those that it was loaded from."""
-        if self._is_shut or not model.is_requested or model.listing is None or model.settled is None:
+        if self._is_shut or not model.is_requested:
             return {}
-        listed = model.listing.versions
+        chosen = model.chosen
         pinned = {
             each.version: each.revision
-            for each in model.active()
-            if each.is_live and each.version in listed and each.revision.files != listed[each.version].files
-        }
-        return {
-            version: pinned.get(version) or _revision(model.listing, model.settled, version)
-            for version in sorted(model.settled.policy.choose(listed))
-        }
+            for each in model.deployments
+            if each.is_live and each.state is not State.UNLOADING
+            and each.version in chosen and each.revision.files != chosen[each.version].files
+        }  # fmt: skip
+        return {**chosen, **pinned} if pinned else chosen
 
     def _is_dismissed(self, model: _Model) -> bool:
         """Whether nothing of the model is wanted, as opposed to: nothing that is wanted is there."""
@@ -312,18 +323,20 @@ class Reconciler:
         """Follows what the source holds of one model. A configuration that cannot be followed holds everything else up:
         what it was meant to go with is not known."""
         if listing is None:
-            model.listing, model.problem = None, ""
+            model.lose()
             return
-        is_known = model.settled is not None and model.listing is not None and model.listing.config == listing.config
+        settled = model.settled
         try:
-            settled = model.settled if is_known else _Settled.of(_read_config(listing), model.name)
+            if settled is None or model.listing is None or model.listing.config != listing.config:
+                settled = _Settled.of(_read_config(listing), model.name)
         except ConfigError as error:
             if (reason := _text(error)) != model.problem:
                 self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))
             model.problem = reason
-            model.listing = model.listing if model.settled is not None else listing
+            if model.listing is None:
+                model.listing, model.settled = listing, None
             return
-        model.listing, model.settled, model.problem = listing, settled, listing.problem
+        model.follow(listing, settled)
 
     def _step(self, deployment: Deployment, step: Step, now: float, reason: str = "") -> None:
         deployment.state = after(deployment.state, step)

@@ -7,36 +7,12 @@ from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 from kernels.exchange cimport Exchange, Intake, ReplySink
+from kernels.http2_limits cimport Http2Limits, Http2Settings
 from kernels.infer cimport Buffer, string_view
 from kernels.receive cimport ReceiveBuffer
 
 
 cdef extern from "http2_session.hpp" namespace "sluice":
-    cdef struct Http2Settings:
-        size_t max_message_bytes
-        size_t max_buffered_bytes
-        size_t max_inflate_ratio
-        uint32_t max_concurrent_streams
-        uint32_t max_header_bytes
-        uint32_t max_continuations
-        uint32_t max_settings
-        uint32_t max_outbound_acks
-        int32_t connection_window
-        int32_t stream_window
-        double max_resets_per_minute
-        double max_control_frames_per_minute
-        double header_timeout
-        double body_timeout
-        double min_body_rate
-        double write_timeout
-        double idle_timeout
-        double keepalive_time
-        double keepalive_timeout
-        double min_ping_interval
-        int max_ping_strikes
-        size_t send_high_water
-        size_t compression_min_bytes
-
     cdef cppclass Stream:
         int32_t id
         void* owner
@@ -104,10 +80,6 @@ cdef extern from "grpc_framing.hpp" namespace "sluice::grpc" nogil:
     cbool is_binary(string_view)
     cbool is_metadata_key(string_view)
     cbool is_metadata_text(string_view)
-
-
-cdef class Http2Limits:
-    cdef Http2Settings settings
 
 
 cdef class Http2Shared:

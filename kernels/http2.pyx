@@ -1,4 +1,5 @@
 # The asyncio side of an HTTP/2 session: a transport, the intake, and the Python face of calls. See http2.pyi.
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython.operator cimport dereference as deref
@@ -11,6 +12,7 @@ from libcpp.utility cimport pair
 import asyncio
 
 from kernels.exchange cimport GRPC, Exchange, Intake, ReplySink
+from kernels.http2_limits cimport Http2Limits
 from kernels.infer cimport string_view
 from kernels.receive cimport ReceiveBuffer
 
@@ -31,6 +33,9 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int, timespec*)
     enum: CLOCK_MONOTONIC
 
+# What is cimported has no name in the module that Python sees.
+globals()["Http2Limits"] = Http2Limits
+
 cdef enum:
     OUT_HIGH_WATER = 256 * 1024
     DEADLINE_EXCEEDED = 4
@@ -50,39 +55,6 @@ cdef inline string_view view_of(const string& text) noexcept:
 
 cdef inline string_view view_of_bytes(bytes data):
     return string_view(<const char*>data, len(data))
-
-
-cdef class Http2Limits:
-    def __init__(self, *, size_t max_message_bytes=64 << 20, size_t max_buffered_bytes=256 << 20,
-                 size_t max_inflate_ratio=100, uint32_t max_concurrent_streams=1024, uint32_t max_header_bytes=16384,
-                 uint32_t max_continuations=8, uint32_t max_settings=32, uint32_t max_outbound_acks=1000,
-                 int32_t connection_window=8 << 20, int32_t stream_window=1 << 20,
-                 double max_resets_per_minute=6000.0, double max_control_frames_per_minute=10000.0,
-                 double header_timeout=5.0, double body_timeout=30.0, double min_body_rate=16384.0,
-                 double write_timeout=60.0, double idle_timeout=600.0, double keepalive_time=7200.0,
-                 double keepalive_timeout=20.0, double min_ping_interval=5.0, int max_ping_strikes=2,
-                 size_t send_high_water=256 * 1024, size_t compression_min_bytes=1024):
-        if connection_window < 65535:
-            raise ValueError("connection_window must be at least 65535")
-        if stream_window < 16384:
-            raise ValueError("stream_window must be at least 16384")
-        if min_body_rate <= 0.0:
-            raise ValueError("min_body_rate must be positive")
-        if max_message_bytes > <size_t>0xffffffff:
-            raise ValueError("max_message_bytes must be below 4 GiB")
-        self.settings = Http2Settings(
-            max_message_bytes, max_buffered_bytes, max_inflate_ratio, max_concurrent_streams, max_header_bytes,
-            max_continuations, max_settings, max_outbound_acks, connection_window, stream_window,
-            max_resets_per_minute, max_control_frames_per_minute, header_timeout, body_timeout, min_body_rate,
-            write_timeout, idle_timeout, keepalive_time, keepalive_timeout, min_ping_interval, max_ping_strikes,
-            send_high_water, compression_min_bytes)
-
-    def __getattr__(self, str name):
-        cdef dict values = self.settings
-        try:
-            return values[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 cdef class Http2Shared:
@@ -160,6 +132,7 @@ cdef void writable(void* self, Stream* stream) noexcept:
         call.fire(call.on_writable, ())
 
 
+@cython.no_gc_clear  # deleting the session needs what the protocol holds
 cdef class Http2Protocol(ReplySink):
     def __init__(self, Intake intake not None, bytes infer_path not None, handler, Http2Limits limits not None,
                  on_close, Http2Shared shared=None):

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -38,6 +39,8 @@ class Gateway:
     repository: Path
     log_file: Path
     host: str = "127.0.0.1"
+    context: ssl.SSLContext | None = None
+    """How `get` connects when the inference ports have TLS."""
     exit_code: int | None = field(default=None, init=False)
 
     @property
@@ -55,6 +58,8 @@ class Gateway:
     def get(self, path: str, *, admin: bool = False) -> tuple[int, bytes]:
         """One GET on a connection of its own: status and body."""
         connection = http.client.HTTPConnection(self.admin_url if admin else self.http_url, timeout=10)
+        if self.context is not None and not admin:
+            connection = http.client.HTTPSConnection(self.http_url, timeout=10, context=self.context)
         with contextlib.closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()

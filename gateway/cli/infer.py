@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signatur
 from gateway.cli.failure import CommandFailed
 from gateway.cli.tensors import read_value, to_array, to_json
 
-MAX_ROWS, MAX_COLUMNS = 20, 8
+MAX_ROWS, MAX_COLUMNS, CELL_WIDTH = 20, 12, 14
 
 
 def infer(
@@ -55,7 +56,7 @@ def infer(
     if as_json:
         typer.echo(json.dumps(to_document(answer)))
     else:
-        show(Console(), answer, seconds)
+        show(Console() if sys.stdout.isatty() else Console(width=200), answer, seconds)
 
 
 def read_inputs(signature: Signature, given: Sequence[str]) -> list[Tensor]:
@@ -100,18 +101,18 @@ def show(console: Console, answer: Answer, seconds: float) -> None:
         shape = "×".join(map(str, tensor.spec.shape)) or "scalar"
         kind = (f"  {tensor.spec.datatype} {shape}", "dim")
         console.print(Text.assemble("\n", (tensor.spec.name, "bold cyan"), kind))
-        console.print(as_table(tensor))
+        console.print(as_table(tensor, max(1, (console.width - 20) // CELL_WIDTH)))
 
 
-def as_table(tensor: Tensor) -> Table:
-    """A row for each of the first dimension, cut to what a terminal shows."""
+def as_table(tensor: Tensor, room: int = MAX_COLUMNS) -> Table:
+    """A row for each of the first dimension, cut to what a terminal with room for so many columns shows."""
     array = tensor.array.reshape(1, 1) if tensor.array.ndim == 0 else tensor.array
     flat = array.reshape(array.shape[0], int(np.prod(array.shape[1:], dtype=np.int64)))
-    columns = min(flat.shape[1], MAX_COLUMNS)
+    columns = min(flat.shape[1], room, MAX_COLUMNS)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", justify="right")
     for _ in range(columns + 1):
-        table.add_column(justify="right")
+        table.add_column(justify="right", no_wrap=True)
     for index, row in enumerate(flat[:MAX_ROWS]):
         more = Text(f"… {flat.shape[1] - columns} more", "dim") if flat.shape[1] > columns else Text()
         table.add_row(Text(str(index)), *(Text(_cell(value)) for value in row[:columns]), more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,8 @@ from rich.text import Text
 
 from gateway.cli.failure import CommandFailed
 
+PIPE_WIDTH, WIDE = 160, 100
+"""Columns that a pipe gets, and from which width the less asked-for ones are shown."""
 STATE_STYLES = {"READY": "green", "LOADING": "yellow", "UNLOADING": "yellow", "UNAVAILABLE": "bold red"}
 
 
@@ -28,11 +31,11 @@ def models(
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     if not answer["models"]:
         console.print("No model is loaded.")
         return
-    console.print(to_table(answer["models"]))
+    console.print(to_table(answer["models"], is_wide=console.width >= WIDE))
 
 
 def fetch(url: str, token_file: Path | None) -> Any:
@@ -58,15 +61,16 @@ def fetch(url: str, token_file: Path | None) -> Any:
         ) from None
 
 
-def to_table(models: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
+def to_table(models: list[dict[str, Any]], *, is_wide: bool = True) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for title in ("MODEL", "VERSION", "STATE"):
         table.add_column(title)
-    for title in ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", "BATCH", "QUEUE", "WORKERS"):
-        table.add_column(title, justify="right")
+    for title in ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", *(("BATCH", "QUEUE", "WORKERS") if is_wide else ())):
+        table.add_column(title, justify="right", no_wrap=True)
     for model in models:
         for version in model["versions"]:
             recent, requests = version["recent"], version["requests"]
+            batch = "–" if recent["batch_size"] is None else f"{recent['batch_size']:.1f}"
             state = Text(version["state"], STATE_STYLES.get(version["state"], ""))
             if version["reason"]:
                 state.append(f"\n{version['reason']}", "dim")
@@ -79,9 +83,7 @@ def to_table(models: list[dict[str, Any]]) -> Table:
                 Text(f"{requests['failed']:,}", "red" if requests["failed"] else ""),
                 duration(recent["p50_seconds"]),
                 duration(recent["p99_seconds"]),
-                "–" if recent["batch_size"] is None else f"{recent['batch_size']:.1f}",
-                f"{version['queue']['requests']:,}",
-                f"{version['instances']}",
+                *((batch, f"{version['queue']['requests']:,}", f"{version['instances']}") if is_wide else ()),
             )
     return table
 

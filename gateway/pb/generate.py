@@ -36,7 +36,7 @@ def generate(proto: Path = _PROTO) -> Mapping[str, str]:
     Returns the text of each module by file name (`x_pb2.py` and `x_pb2.pyi`); writes nothing. Raises GenerationFailed;
     protoc's own messages go to stderr.
     """
-    from grpc_tools import protoc  # a development dependency
+    from grpc_tools import protoc  # type: ignore[import-untyped]  # a development dependency
 
     sources = sorted(path.name for path in proto.glob("*.proto"))
     bundled = str(resources.files("grpc_tools") / "_proto")

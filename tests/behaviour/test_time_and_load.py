@@ -1,9 +1,13 @@
 """Deadlines, cancellation, batches and limits, over both protocols."""
 
+import contextlib
+import http.client
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import models
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from live_gateway import Gateway, StartGateway, wait_until
 from protocol_clients import Answer, Array, Client, Refused, connect, refused
 
 from gateway.frontends.status import HTTP_STATUS, Code
+from gateway.pb import inference_pb2
 
 TICK = 2000
 """Iterations that keep the spinning model busy for a good while (tens of milliseconds)."""
@@ -146,6 +151,41 @@ def test_an_overload_is_answered_at_once(narrow: Gateway, protocol: str) -> None
     assert any(isinstance(each, Answer) for each in answers)
     code = Code.RESOURCE_EXHAUSTED
     assert {each.status for each in turned_away} == {HTTP_STATUS[code] if protocol == "http" else int(code)}
+
+
+def test_an_overload_says_when_to_come_back(narrow: Gateway, protocol: str) -> None:
+    hints: list[float] = []
+
+    def over_http(i: int) -> None:
+        connection = http.client.HTTPConnection(narrow.http_url, timeout=60)
+        with contextlib.closing(connection):
+            tensors = [
+                {"name": "iterations", "datatype": "INT64", "shape": [1, 1], "data": [10 * TICK]},
+                {"name": "x", "datatype": "FP32", "shape": [1, 128], "data": [1] * 128},
+            ]
+            connection.request("POST", "/v2/models/spinning/infer", json.dumps({"inputs": tensors}))
+            response = connection.getresponse()
+            response.read()
+            if response.status == 429:
+                hints.append(float(response.headers["Retry-After"]))
+
+    def over_grpc(i: int) -> None:
+        request = inference_pb2.ModelInferRequest(model_name="spinning")
+        request.inputs.add(name="iterations", datatype="INT64", shape=[1, 1])
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 128])
+        request.raw_input_contents.extend(array.tobytes() for array in spin(10 * TICK).values())
+        with grpc.insecure_channel(narrow.grpc_url) as channel:
+            method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            try:
+                method(request.SerializeToString())
+            except grpc.RpcError as error:
+                trailers = {each.key: each.value for each in error.trailing_metadata()}
+                hints.append(float(trailers["grpc-retry-pushback-ms"]) / 1000)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(over_http if protocol == "http" else over_grpc, range(16)))
+    assert hints, "nothing was turned away"
+    assert all(0 < each < 60 for each in hints)
 
 
 def test_a_message_may_be_too_large(narrow: Gateway, protocol: str) -> None:

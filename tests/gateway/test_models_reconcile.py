@@ -265,6 +265,15 @@ def test_a_configuration_that_cannot_be_read_changes_nothing(house: House):
     assert house.decide() == ["Load m 2"]
 
 
+def test_a_model_that_comes_back_with_a_configuration_that_cannot_be_read_keeps_what_serves(house: House):
+    house.reconciler.observe(snapshot(m=[1]))
+    house.load(1)
+    house.reconciler.observe(snapshot())
+    house.reconciler.observe(snapshot(m=listing("m", [1], "broken:")))
+    assert house.decide() == []
+    assert house.ready() == (1,)
+
+
 def test_a_model_with_a_configuration_that_never_could_be_read_is_unavailable(house: House):
     house.reconciler.observe(snapshot(m=listing("m", [1], "ensemble_scheduling {}")))
     assert house.decide() == []
@@ -642,4 +651,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=1500, stateful_step_count=40, deadline=None)
