@@ -18,7 +18,6 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev
 TEST_PACKAGES := curl nghttp2-client openssl $(if $(shell command -v npm),,nodejs npm)
-SANITIZE_PACKAGES :=
 FUZZ_PACKAGES := clang
 BENCH_PACKAGES := wrk nghttp2-client
 IMAGE_PACKAGES := buildah debootstrap
@@ -31,7 +30,7 @@ if (( $${#missing[@]} )); then \
   command -v apt-get >/dev/null || { echo "install what provides: $${missing[*]}" >&2; exit 1; }; \
   echo "installing $${missing[*]}"; \
   $(SUDO) apt-get update -qq && \
-  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; fi
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; fi
 endef
 
 .PHONY: help
@@ -45,9 +44,12 @@ setup: $(STAMPS)/demo native ## prepare .venv with the sluice command
 demo: setup ## train two small models, serve them, print what to try
 	@exec $(BIN)/sluice demo $(ARGS)
 
+# cython-lint, the tests and the fuzzers call tools by name.
+lint test sanitize fuzz: export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 .PHONY: test
 test: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## run all tests
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
 lint: $(STAMPS)/dev native ## ruff, mypy --strict, cython-lint
@@ -72,7 +74,48 @@ sanitize: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## the te
 	@# Every interpreter of the run, workers included, finds these modules before those in the checkout.
 	@printf 'import kernels\nkernels.__path__.insert(0, "%s")\n' "$(CURDIR)/$(SANITIZE)" >$(SANITIZE)/site/sitecustomize.py
 	@$(SANITIZE_ENV) $(BIN)/python -c 'import kernels.wire as m; assert "$(SANITIZE)" in m.__file__, m.__file__'
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_ENV) $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+	@$(SANITIZE_ENV) $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMPS)/dev ## coverage-guided fuzzing of every parser
+	@$(call install,$(FUZZ_PACKAGES))
+	@$(BIN)/python tests/fuzz/run.py $(ARGS)
+
+.PHONY: bench
+bench: $(STAMPS)/dev $(STAMPS)/bench-packages native ## measure what the gateway promises
+	@$(BIN)/python loadtests/bench_serving.py $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/peers/ready native ## Sluice beside Triton and Mosec
+	@$(BIN)/python loadtests/bench_peers.py --peers-python $(STAMPS)/peers/bin/python $(ARGS)
+
+# The peers' own requirements do not fit ours.
+$(STAMPS)/peers/ready: | $(STAMPS)/venv
+	@echo "installing Triton and Mosec"
+	@$(PYTHON) -m venv $(STAMPS)/peers
+	@$(STAMPS)/peers/bin/pip install --quiet --disable-pip-version-check nvidia-pytriton mosec onnxruntime 'numpy<2'
+	@touch $@
+
+IMAGE ?= sluice
+# Passed to buildah, such as IMAGE_ARGS="--volume $$PWD/wheels:/wheels:ro --env PIP_FIND_LINKS=/wheels".
+IMAGE_ARGS ?=
+IMAGE_SUITE := bookworm
+IMAGE_MIRROR = $$(apt-get indextargets --format '$$(REPO_URI)' 'Codename: $(IMAGE_SUITE)' | head -n 1)
+BUILDAH := $(SUDO) env STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot buildah
+
+.PHONY: image
+image: | $(STAMPS)/ ## a slim container image, built without a Docker engine
+	@$(call install,$(IMAGE_PACKAGES))
+	@if ! $(BUILDAH) inspect --type image localhost/$(IMAGE)-base >/dev/null 2>&1; then \
+	  echo "making the base image"; work=$$(mktemp -d); trap '$(SUDO) rm -rf "$$work"' EXIT; \
+	  $(SUDO) debootstrap --variant=minbase --include=ca-certificates $(IMAGE_SUITE) "$$work/root" "$(IMAGE_MIRROR)" \
+	    >$(STAMPS)/debootstrap.log; \
+	  $(SUDO) sh -c "rm -rf '$$work'/root/var/cache/apt/* '$$work'/root/var/lib/apt/lists/*"; \
+	  container=$$($(BUILDAH) from scratch); \
+	  $(BUILDAH) copy --quiet "$$container" "$$work/root" / >/dev/null; \
+	  $(BUILDAH) commit --quiet --rm "$$container" localhost/$(IMAGE)-base >/dev/null; fi
+	@$(BUILDAH) build --format docker --build-arg BASE=localhost/$(IMAGE)-base --tag $(IMAGE) $(IMAGE_ARGS) .
+	@$(BUILDAH) images $(IMAGE)
 
 .PHONY: native
 native: $(STAMPS)/venv ## build what changed of the native modules
@@ -103,6 +146,10 @@ $(STAMPS)/system: | $(STAMPS)/
 
 $(STAMPS)/test-packages: | $(STAMPS)/
 	@$(call install,$(TEST_PACKAGES))
+	@touch $@
+
+$(STAMPS)/bench-packages: | $(STAMPS)/
+	@$(call install,$(BENCH_PACKAGES))
 	@touch $@
 
 # promtool alone: the package that carries it would start a Prometheus server.

@@ -16,6 +16,7 @@ _log = logging.getLogger("sluice.listeners")
 
 TICK_SECONDS = 1.0
 BACKLOG = 4096
+HANDSHAKE_SECONDS = 10.0
 
 
 class Connection(Protocol):
@@ -63,7 +64,12 @@ class Listener:
         """OSError when the address cannot be bound."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            cast(Callable[[], asyncio.BaseProtocol], self._accept), host, port, ssl=self._tls, backlog=BACKLOG
+            cast(Callable[[], asyncio.BaseProtocol], self._accept if self._tls is None else self._greet),
+            host,
+            port,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_SECONDS,
+            backlog=BACKLOG,
         )
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
 
@@ -87,6 +93,9 @@ class Listener:
             self._timer = None
         for connection in tuple(self.connections):
             connection.close_now()
+
+    def _greet(self) -> Handshake:
+        return Handshake(self._accept)
 
     def _accept(self) -> Connection | Refusal:
         if len(self.connections) >= self._max_connections:
@@ -118,6 +127,19 @@ class Listener:
                 },
             )
             self._refused = 0
+
+
+class Handshake(asyncio.Protocol):
+    """Stands in for a TLS connection until its handshake is done. The loop says nothing of a handshake that fails, so
+    what would be made at accept would never be known to have closed."""
+
+    def __init__(self, accept: Callable[[], Connection | Refusal]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connection = cast(asyncio.BaseProtocol, self._accept())
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
 
 
 class Refusal(asyncio.Protocol):

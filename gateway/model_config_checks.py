@@ -96,6 +96,11 @@ def is_simple_filename(name: str) -> bool:
     return _SIMPLE_FILENAME.fullmatch(name) is not None and name not in (".", "..")
 
 
+def sentence(error: ConfigError) -> str:
+    """The field, where it is known, and what is wrong with it."""
+    return f"{error.field}: {error.reason}" if error.field else error.reason
+
+
 def ignored_fields(config: ModelConfig) -> tuple[str, ...]:
     """Paths of what the operator set and Sluice accepts without acting on it."""
     found = [name for name in _IGNORED if _is_set(config, name)]

@@ -27,6 +27,7 @@ from gateway.errors import (
 )
 from gateway.lifecycle import State
 from gateway.model_config import MODEL_FILENAME, Defaults, WrittenConfig, complete, parse_json
+from gateway.model_config_checks import sentence
 from gateway.models_ports import Clock, Group, Launcher, MonotonicClock, Publisher
 from gateway.reconcile import Reconciler
 from gateway.serving_plan import ServingPlan, draw
@@ -152,7 +153,7 @@ class Models(Generic[G]):
         except SourceUnavailable as error:
             raise ModelLoadFailed(name, f"{error.place}: {error.reason}") from error
         except ConfigError as error:
-            raise ModelLoadFailed(name, _text(error)) from error
+            raise ModelLoadFailed(name, sentence(error)) from error
         if not is_known:
             raise ModelNotInRepository(name)
         self._advance()
@@ -230,7 +231,7 @@ class Models(Generic[G]):
                 if not self._reconciler.request(name):
                     self._reconciler.miss(name, "not in the model repository")
             except ConfigError as error:
-                self._reconciler.miss(name, _text(error))
+                self._reconciler.miss(name, sentence(error))
 
     def _advance(self) -> None:
         """Begins whatever is to be done now. Does nothing itself, so it may be called from anywhere."""
@@ -273,7 +274,7 @@ class Models(Generic[G]):
                 raise
             self._reconciler.unloaded(deployment, self._clock.now())
         except ConfigError as error:
-            self._fail(deployment, _text(error), is_final=True)
+            self._fail(deployment, sentence(error), is_final=True)
         except LoadFailed as error:
             self._fail(deployment, error.reason)
         except StagingFailed as error:
@@ -407,7 +408,7 @@ def _override(model: str, parameters: Mapping[str, Any]) -> WrittenConfig | None
     try:
         return parse_json(config, model)
     except ConfigError as error:
-        raise ModelLoadFailed(model, _text(error)) from error
+        raise ModelLoadFailed(model, sentence(error)) from error
 
 
 def _model_file(deployment: Deployment, staged: Staged) -> Path:
@@ -427,7 +428,3 @@ def _model_file(deployment: Deployment, staged: Staged) -> Path:
 
 def _name(deployment: Deployment) -> str:
     return f"{deployment.model} {deployment.version}"
-
-
-def _text(error: ConfigError) -> str:
-    return f"{error.field}: {error.reason}" if error.field else error.reason

@@ -29,7 +29,7 @@ from gateway.deployments import (
 from gateway.errors import ConfigError
 from gateway.lifecycle import State, Step, after
 from gateway.model_config import WrittenConfig, parse
-from gateway.model_config_checks import check_served
+from gateway.model_config_checks import check_served, sentence
 from gateway.pb.model_config_pb2 import ModelConfig
 from gateway.serving_plan import companion_names
 from registry.errors import InvalidPolicy
@@ -330,7 +330,7 @@ class Reconciler:
             if settled is None or model.listing is None or model.listing.config != listing.config:
                 settled = _Settled.of(_read_config(listing), model.name)
         except ConfigError as error:
-            if (reason := _text(error)) != model.problem:
+            if (reason := sentence(error)) != model.problem:
                 self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))
             model.problem = reason
             if model.listing is None:
@@ -447,7 +447,3 @@ def _policy_of(config: ModelConfig, model: str) -> VersionPolicy:
 def _revision(listing: ModelListing, settled: _Settled, version: int) -> Revision:
     companions = tuple(stamp for stamp in listing.companions if stamp.path in settled.companions)
     return Revision(listing.versions[version].files, settled.fingerprint, companions)
-
-
-def _text(error: ConfigError) -> str:
-    return f"{error.field}: {error.reason}" if error.field else error.reason

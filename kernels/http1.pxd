@@ -49,6 +49,7 @@ cdef class Http1Protocol(RequestOwner):
     cdef bint is_stalled           # reading is paused until there is room
     cdef bint is_resuming          # its end has been asked for
     cdef bint is_draining          # the answers of what was taken are the last ones
+    cdef bint is_grace_over        # and idle connections are closed
     cdef bint has_eof              # the client sends no more
     cdef bint is_finishing         # the last answer is in the output
     cdef bint is_closing           # it is written, too; what is left is the client's end of it

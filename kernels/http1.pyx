@@ -192,9 +192,17 @@ cdef class Http1Protocol(RequestOwner):
     # --- The listener's side --------------------------------------------------------------------------------------
 
     def drain(self):
+        if self.is_draining or self.is_lost:
+            return
+        # An idle connection is not closed yet: the client's next request may be on its way. Its answer says "close".
         self.is_draining = True
+        self.loop.call_later(self.limits.drain_grace, self._close_idle)
         if not self.in_callback:
             self.settle()
+
+    def _close_idle(self):
+        self.is_grace_over = True
+        self.settle()
 
     def close_now(self):
         if not self.is_lost:
@@ -561,7 +569,7 @@ cdef class Http1Protocol(RequestOwner):
         try:
             if self.is_finishing:
                 self.end_output()
-            elif (self.is_draining and self.slots.empty() and self.reading == HEAD and self.pending.size() == 0
+            elif (self.is_grace_over and self.slots.empty() and self.reading == HEAD and self.pending.size() == 0
                   and self.out.output.size() == 0):
                 self.close()
             else:

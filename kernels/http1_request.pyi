@@ -10,7 +10,8 @@ class Http1Limits:
     inflating (413), `max_inflate_ratio` what inflating may gain beyond the first MiB (413), `max_chunks` the chunks of
     one body (413). Seconds: `header_timeout` from the first byte of a head to its last (408), `body_timeout` without
     progress of a body (408) or of an answer that the client does not read (closed), `idle_timeout` between requests
-    (closed), `linger_timeout` from the last answer to the client's end of the connection. At most `max_pipelined`
+    (closed), `linger_timeout` from the last answer to the client's end of the connection, `drain_grace` from `drain` until idle
+    connections are closed. At most `max_pipelined`
     requests are in flight; reading pauses beyond. Answers between `compression_min_bytes` and `compression_max_bytes`
     are compressed for those who ask. `statuses` gives the HTTP status of each of the 17 gRPC codes.
     """
@@ -19,6 +20,7 @@ class Http1Limits:
     body_timeout: float
     idle_timeout: float
     linger_timeout: float
+    drain_grace: float
     max_pipelined: int
     compression_min_bytes: int
     compression_max_bytes: int
@@ -36,6 +38,7 @@ class Http1Limits:
         body_timeout: float = 30.0,
         idle_timeout: float = 75.0,
         linger_timeout: float = 2.0,
+        drain_grace: float = 1.0,
         max_pipelined: int = 64,
         compression_min_bytes: int = 1024,
         compression_max_bytes: int = 8388608,

@@ -43,9 +43,9 @@ class Http2Protocol(ReplySink):
         self,
         intake: Intake,
         infer_path: bytes,
-        handler: Callable[[Call], None],
+        handler: Callable[[Call], object],
         limits: Http2Limits,
-        on_close: Callable[[Http2Protocol], None],
+        on_close: Callable[[Http2Protocol], object],
         shared: Http2Shared | None = None,
     ) -> None: ...
     def connection_made(self, transport: Transport) -> None: ...
@@ -57,8 +57,8 @@ class Http2Protocol(ReplySink):
     def resume_writing(self) -> None: ...
     def connection_lost(self, error: Exception | None) -> None: ...
     def drain(self) -> None:
-        """Ask the client by GOAWAY to open no more streams, take those it opened before it knew, and close when the last
-        of them has ended. Idempotent."""
+        """Ask the client by GOAWAY to open no more streams, take those it opened before it knew, and close when the
+        last of them has ended. Idempotent."""
 
     def tick(self, now: float) -> None:
         """Enforce what time alone brings about. Call about once a second with the monotonic clock."""
@@ -81,12 +81,12 @@ class Call:
     """Monotonic seconds, 0 for none. When it passes the client is told, and `on_cancel` called."""
     peer: object
     is_cancelled: bool
-    on_message: Callable[[bytes], None] | None
-    on_end: Callable[[], None] | None
+    on_message: Callable[[bytes], object] | None
+    on_end: Callable[[], object] | None
     """The client sends no more messages."""
-    on_cancel: Callable[[], None] | None
+    on_cancel: Callable[[], object] | None
     """The client, the connection or the deadline has ended the call before `finish` did."""
-    on_writable: Callable[[], None] | None
+    on_writable: Callable[[], object] | None
     """There is room again after `send` returned False."""
 
     def send(self, message: bytes) -> bool:

@@ -201,7 +201,6 @@ cdef class Http2Protocol(ReplySink):
     def data_received(self, bytes data not None):
         # Event loops that know buffered protocols by their class alone come here.
         cdef size_t at = 0, size = len(data), n
-        cdef const uint8_t[:] view = data
         while at < size:
             n = min(size - at, self.shared.receive.size)
             self.shared.receive.view[:n] = data[at:at + n]
@@ -387,7 +386,6 @@ cdef class Call:
         return ready
 
     def finish(self, int code=0, str message="", metadata=(), bytes details=b""):
-        cdef string encoded
         cdef pair[string, string] item
         cdef Http2Protocol protocol = self.protocol
         if not 0 <= code <= 16:

@@ -2,8 +2,8 @@
 // in by `receive` and `tick`, bytes come out by `produce`; requests leave, and answers enter, through `Host`.
 //
 // nghttp2 allows submitting frames inside its callbacks but neither receiving nor producing there, and the session must
-// outlive them: the owner calls receive and produce only from its event loop, never from a Host function, and deletes the
-// session only when neither is on the stack.
+// outlive them: the owner calls receive and produce only from its event loop, never from a Host function, and deletes
+// the session only when neither is on the stack.
 #pragma once
 
 #include <nghttp2/nghttp2.h>
@@ -102,8 +102,8 @@ private:
     // Receiving: http2_receive.hpp.
     static int on_begin_frame(nghttp2_session*, const nghttp2_frame_hd*, void*);
     static int on_begin_headers(nghttp2_session*, const nghttp2_frame*, void*);
-    static int on_header(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t,
-                         void*);
+    static int on_header(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t,
+                         uint8_t, void*);
     static int on_frame_recv(nghttp2_session*, const nghttp2_frame*, void*);
     static int on_data_chunk(nghttp2_session*, uint8_t, int32_t, const uint8_t*, size_t, void*);
     static int on_stream_close(nghttp2_session*, int32_t, uint32_t, void*);
@@ -144,7 +144,7 @@ private:
     SessionMemory memory_;
     nghttp2_session* session_ = nullptr;
 
-    // Streams, newest first: linked in on_begin_headers, taken out in `forget`, which alone gives them back to the pool.
+    // Streams, newest first: linked in on_begin_headers, taken out and given back to the pool in `forget` alone.
     Stream* streams_ = nullptr;
     size_t live_ = 0;
     Stream* current_ = nullptr;        // whose head is being read

@@ -1,5 +1,5 @@
-// What a connection keeps for one gRPC call while its HTTP/2 stream lives, and the pool such structures come from. Nothing
-// here talks to nghttp2.
+// What a connection keeps for one gRPC call while its HTTP/2 stream lives, and the pool such structures come from.
+// Nothing here talks to nghttp2.
 #pragma once
 
 #include <cstdint>
@@ -86,8 +86,8 @@ struct Stream {
     Buffer raw;
     Buffer* body = nullptr;
 
-    // What is being sent: for an uncompressed unary answer `answer_prefix` and `*answer`, else what `pending` holds from
-    // `pending_at` on, framed already.
+    // What is being sent: for an uncompressed unary answer `answer_prefix` and `*answer`, else what `pending` holds
+    // from `pending_at` on, framed already.
     uint8_t answer_prefix[grpc::kPrefix] = {};
     const Buffer* answer = nullptr;
     size_t sent = 0;

@@ -22,7 +22,9 @@ class EchoIntake(Intake):
     faults: list[str]
     """What sinks did that they must not: empty when all is well."""
 
-    def __init__(self, constant: bytes | None = None, call_soon: Callable[[Callable[[], None]], object] | None = None) -> None: ...
+    def __init__(
+        self, constant: bytes | None = None, call_soon: Callable[[Callable[[], None]], object] | None = None
+    ) -> None: ...
     def flush(self) -> None:
         """Flush every sink that has asked for it."""
 
@@ -34,7 +36,7 @@ class ScriptedIntake(EchoIntake):
 
     def __init__(
         self,
-        script: Callable[[Pending], None] | None = None,
+        script: Callable[[Pending], object] | None = None,
         call_soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None: ...
 

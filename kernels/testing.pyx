@@ -2,10 +2,9 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
 from libcpp cimport bool as cbool
-from libcpp.string cimport string
 
-from kernels.exchange cimport ANSWERED, IDLE, OK, QUEUED, RECEIVING, Exchange, ReplySink
-from kernels.infer cimport Buffer, string_view
+from kernels.exchange cimport ANSWERED, IDLE, QUEUED, RECEIVING, Exchange, ReplySink
+from kernels.infer cimport string_view
 
 
 cdef bytes to_bytes(string_view view):

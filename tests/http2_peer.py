@@ -114,8 +114,8 @@ class Peer:
 
     def __init__(
         self,
-        script: Callable[[Pending], None] | None = None,
-        handler: Callable[[Call], None] | None = None,
+        script: Callable[[Pending], object] | None = None,
+        handler: Callable[[Call], object] | None = None,
         **limits: int,
     ) -> None:
         self.intake = ScriptedIntake(script)
@@ -196,9 +196,9 @@ class Peer:
             case StreamEnded():
                 self.replies[event.stream_id].is_ended = True
             case StreamReset():
-                self.replies.setdefault(event.stream_id, Reply()).reset = int(event.error_code)
+                self.replies.setdefault(event.stream_id, Reply()).reset = int(event.error_code or 0)
             case ConnectionTerminated():
-                self.goaway.append((int(event.error_code), event.last_stream_id, event.additional_data))
+                self.goaway.append((int(event.error_code or 0), event.last_stream_id, event.additional_data))
 
     def start(self, headers: Headers | None = None, data: bytes | None = None, end: bool = True) -> int:
         """Open a stream; the bytes go out at once. Without `data` only the head does."""
@@ -224,7 +224,9 @@ class Peer:
     def infer(self, message: bytes, *extra: tuple[bytes, bytes]) -> Reply:
         return self.replies[self.start(head(INFER, *extra), framed(message))]
 
-    def call(self, message: bytes | None = None, path: bytes = b"/test.Service/Method", *extra: tuple[bytes, bytes]) -> int:
+    def call(
+        self, message: bytes | None = None, path: bytes = b"/test.Service/Method", *extra: tuple[bytes, bytes]
+    ) -> int:
         """A call to the handler, not half-closed when there is no message."""
         if message is None:
             return self.start(head(path, *extra), end=False)
@@ -245,8 +247,8 @@ def peers() -> Iterator[Callable[..., Peer]]:
     made: list[Peer] = []
 
     def make(
-        script: Callable[[Pending], None] | None = None,
-        handler: Callable[[Call], None] | None = None,
+        script: Callable[[Pending], object] | None = None,
+        handler: Callable[[Call], object] | None = None,
         *,
         connect: bool = True,
         **limits: int,

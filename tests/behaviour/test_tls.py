@@ -130,3 +130,20 @@ def test_plain_text_is_not_understood(secured: Gateway) -> None:
             assert not raw.recv(1000).startswith(b"HTTP/1.1 200")
         except ConnectionError:
             pass
+
+
+def test_handshakes_that_fail_do_not_use_up_the_connections(start_gateway: StartGateway, papers: Papers) -> None:
+    settings = {
+        "tls.certificate_file": papers.server,
+        "tls.private_key_file": papers.server_key,
+        "http.max_connections": 4,
+    }
+    gateway = start_gateway({"free": {1: models.identity()}}, settings=settings, wait=False)
+    gateway.context = client_context(papers)
+    gateway.wait_ready()
+    for _ in range(20):
+        with socket.create_connection((gateway.host, gateway.http_port), timeout=10) as raw:
+            raw.sendall(b"this is no handshake")
+            raw.recv(1)
+    assert gateway.is_ready()
+    assert gateway.stop() == 0

@@ -10,8 +10,9 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -27,15 +28,19 @@ from kernels.http2 import Call, Http2Limits, Http2Protocol, Http2Shared
 from kernels.testing import Pending, ScriptedIntake
 
 SECONDS = 20.0
+HEADERS = ["-Hte:trailers", "-Hcontent-type:application/grpc"]
+T = TypeVar("T")
 
 
 class Server:
     """A listener on a loop in a thread of its own."""
 
     def __init__(self, context: ssl.SSLContext | None = None, **limits: int) -> None:
-        self.script: Callable[[Pending], None] = lambda request: request.answer(request.body, served_version=b"7")
-        self.handler: Callable[[Call], None] = lambda call: call.finish(12, "no such method")
+        self.script: Callable[[Pending], object] = lambda request: request.answer(request.body, served_version=b"7")
+        self.handler: Callable[[Call], object] = lambda call: call.finish(12, "no such method")
         self.connections: set[Http2Protocol] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.shared = Http2Shared()
         self.loop = uvloop.new_event_loop()
         self.intake = ScriptedIntake(lambda request: self.script(request), self.loop.call_soon)
@@ -43,21 +48,28 @@ class Server:
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self._server = self.run(self._listen(context))
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.port = int(self._server.sockets[0].getsockname()[1])
         self.address = f"127.0.0.1:{self.port}"
 
     async def _listen(self, context: ssl.SSLContext | None) -> asyncio.Server:
         def make() -> Http2Protocol:
             connection = Http2Protocol(
-                self.intake, INFER, lambda call: self.handler(call), self._limits, self.connections.discard, self.shared
+                self.intake, INFER, lambda call: self.handler(call), self._limits, self._closed, self.shared
             )
             self.connections.add(connection)
+            self._empty.clear()
             return connection
 
-        return await self.loop.create_server(make, "127.0.0.1", 0, ssl=context)  # type: ignore[arg-type]
+        server = await self.loop.create_server(cast(Any, make), "127.0.0.1", 0, ssl=context)
+        return cast(asyncio.Server, server)
 
-    def run(self, coroutine: object) -> object:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SECONDS)  # type: ignore[arg-type]
+    def _closed(self, connection: Http2Protocol) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(SECONDS)
 
     def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
         self.loop.call_soon_threadsafe(function, *arguments)
@@ -77,8 +89,7 @@ class Server:
             self._server.close()
             for connection in tuple(self.connections):
                 connection.close_now()
-            while self.connections:
-                await asyncio.sleep(0)
+            await asyncio.wait_for(self._empty.wait(), SECONDS)
 
         self.run(end())
         self.call_soon(self.loop.stop)
@@ -102,7 +113,7 @@ def channel(server: Server) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def infer(channel: grpc.Channel) -> grpc.UnaryUnaryMultiCallable:
+def infer(channel: grpc.Channel) -> Any:
     return channel.unary_unary(INFER.decode())
 
 
@@ -123,9 +134,9 @@ def test_grpcio_gets_codes_and_texts(server: Server, channel: grpc.Channel) -> N
     server.script = lambda request: request.fail(5, "no «model» here".encode(), retry_after=0.5)
     with pytest.raises(grpc.RpcError) as raised:
         infer(channel)(b"hello", timeout=SECONDS)
-    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
-    assert raised.value.details() == "no «model» here"
-    assert ("grpc-retry-pushback-ms", "500") in raised.value.trailing_metadata()
+    assert cast(Any, raised.value).code() is grpc.StatusCode.NOT_FOUND
+    assert cast(Any, raised.value).details() == "no «model» here"
+    assert ("grpc-retry-pushback-ms", "500") in cast(Any, raised.value).trailing_metadata()
 
 
 def test_grpcio_compresses_both_ways(channel: grpc.Channel) -> None:
@@ -146,7 +157,7 @@ def test_a_client_deadline_cancels_the_request(server: Server, channel: grpc.Cha
     server.script = lambda request: None
     with pytest.raises(grpc.RpcError) as raised:
         infer(channel)(b"hello", timeout=0.05)
-    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert cast(Any, raised.value).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     server.wait(lambda: server.intake.live == 0)
 
 
@@ -166,7 +177,7 @@ def test_grpcio_streams_both_ways(server: Server, channel: grpc.Channel) -> None
         call.on_end = lambda: call.finish(metadata=[(b"x-count", b"3"), (b"x-raw-bin", b"\x00\xff")])
 
     server.handler = handle
-    stream = channel.stream_stream("/test.Service/Chat")(
+    stream: Any = cast(Any, channel).stream_stream("/test.Service/Chat")(
         iter([b"a", b"b", b"c"]), timeout=SECONDS, metadata=[("x-in-bin", b"\xfe\x00")]
     )
     assert list(stream) == [b"A", b"B", b"C"]
@@ -176,9 +187,9 @@ def test_grpcio_streams_both_ways(server: Server, channel: grpc.Channel) -> None
 def test_grpcio_gets_status_details(server: Server, channel: grpc.Channel) -> None:
     server.handler = lambda call: call.finish(9, "no", details=b"\x08\x09\x12\x02no")
     with pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary("/test.Service/Method")(b"", timeout=SECONDS)
-    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert ("grpc-status-details-bin", b"\x08\x09\x12\x02no") in raised.value.trailing_metadata()
+        cast(Any, channel).unary_unary("/test.Service/Method")(b"", timeout=SECONDS)
+    assert cast(Any, raised.value).code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert ("grpc-status-details-bin", b"\x08\x09\x12\x02no") in cast(Any, raised.value).trailing_metadata()
 
 
 def test_a_drain_fails_no_request(server: Server, channel: grpc.Channel) -> None:
@@ -199,13 +210,15 @@ def test_a_drain_fails_no_request(server: Server, channel: grpc.Channel) -> None
 
 
 def test_grpc_aio_runs_many_calls_at_once_and_cancels_some(server: Server) -> None:
-    server.script = lambda request: (
-        server.loop.call_later(0.01, lambda: None if request.is_cancelled else request.answer(request.body)) and None
-    )
+    def answer(request: Pending) -> None:
+        if not request.is_cancelled:
+            request.answer(request.body)
+
+    server.script = lambda request: server.loop.call_later(0.01, answer, request)
 
     async def main() -> None:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            method = channel.unary_unary(INFER.decode())
+            method = cast(Any, channel).unary_unary(INFER.decode())
             calls = [method(b"%d" % i, timeout=SECONDS) for i in range(300)]
             await asyncio.sleep(0.005)
             for call in calls[::3]:
@@ -257,7 +270,7 @@ def message_file(tmp_path: Path) -> Path:
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="nghttp2-client is not installed")
 def test_h2load_gets_every_answer(server: Server, message_file: Path) -> None:
     url = f"http://{server.address}{INFER.decode()}"
-    command = ["h2load", "-n4000", "-c8", "-m10", "-Hte:trailers", "-Hcontent-type:application/grpc", "-d", message_file, url]
+    command = ["h2load", "-n4000", "-c8", "-m10", *HEADERS, "-d", str(message_file), url]
     result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     assert "4000 succeeded, 0 failed, 0 errored, 0 timeout" in result.stdout
     assert server.intake.submitted == 4000
@@ -266,7 +279,7 @@ def test_h2load_gets_every_answer(server: Server, message_file: Path) -> None:
 @pytest.mark.skipif(shutil.which("nghttp") is None, reason="nghttp2-client is not installed")
 def test_nghttp_sees_headers_data_and_trailers(server: Server, message_file: Path) -> None:
     url = f"http://{server.address}{INFER.decode()}"
-    command = ["nghttp", "-vn", "-Hte:trailers", "-Hcontent-type:application/grpc", "-d", message_file, url]
+    command = ["nghttp", "-vn", *HEADERS, "-d", str(message_file), url]
     result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     assert ":status: 200" in result.stdout
     assert "grpc-status: 0" in result.stdout

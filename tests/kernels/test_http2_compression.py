@@ -33,7 +33,7 @@ def echo(request: Pending) -> None:
 def test_a_compressed_message_arrives_plain(body: bytes, encoding: str, cut: int) -> None:
     with peers() as make:
         peer = make(echo)
-        data = framed({"gzip": gzip.compress, "deflate": zlib.compress}[encoding](body), flag=1)
+        data = framed(gzip.compress(body) if encoding == "gzip" else zlib.compress(body), flag=1)
         stream = peer.start(head(INFER, (b"grpc-encoding", encoding.encode())), data[:cut], end=False)
         peer.send(stream, data[cut:], end=True)
         assert peer.intake.requests[0].body == body
@@ -90,7 +90,14 @@ def test_a_compressed_message_without_an_encoding_is_an_internal_error(make: Mak
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"abc", gzip.compress(b"abc")[:-1], gzip.compress(b"abc") + b"x", zlib.compress(b"abc"), gzip.compress(b"a") * 2],
+    [
+        b"",
+        b"abc",
+        gzip.compress(b"abc")[:-1],
+        gzip.compress(b"abc") + b"x",
+        zlib.compress(b"abc"),
+        gzip.compress(b"a") * 2,
+    ],
 )
 def test_what_is_not_one_gzip_stream_is_an_internal_error(make: MakePeer, data: bytes) -> None:
     peer = make(echo)

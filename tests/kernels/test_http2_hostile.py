@@ -68,7 +68,7 @@ def goaway(peer: Peer) -> tuple[ErrorCodes, bytes]:
 def raw(make: MakePeer) -> Callable[..., Peer]:
     """Makes peers that have exchanged settings and speak in frames from there on."""
 
-    def make_raw(script: Callable[[Pending], None] | None = None, **limits: int) -> Peer:
+    def make_raw(script: Callable[[Pending], object] | None = None, **limits: int) -> Peer:
         peer = make(script, connect=False, **limits)
         acknowledgement = SettingsFrame()
         acknowledgement.flags.add("ACK")
@@ -256,7 +256,11 @@ def padded_data(i: int) -> Frame:
     return frame
 
 
-@pytest.mark.parametrize("make_frame", [small_window_update, priority, empty_data, padded_data, lambda i: SettingsFrame()])
+def more_settings(i: int) -> Frame:
+    return SettingsFrame()
+
+
+@pytest.mark.parametrize("make_frame", [small_window_update, priority, empty_data, padded_data, more_settings])
 def test_frames_that_do_no_work_are_limited(raw: MakePeer, make_frame: Callable[[int], Frame]) -> None:
     peer = raw(max_control_frames_per_minute=200)
     peer.feed_frames(headers_frame(1))
@@ -312,10 +316,9 @@ def request_bytes(stream: int) -> bytes:
 frames = st.one_of(
     st.binary(max_size=60),
     st.builds(
-        lambda kind, flags, stream, payload: len(payload).to_bytes(3, "big")
-        + bytes([kind, flags])
-        + stream.to_bytes(4, "big")
-        + payload,
+        lambda kind, flags, stream, payload: (
+            len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+        ),
         st.integers(0, 12),
         st.integers(0, 255),
         st.integers(0, 9),

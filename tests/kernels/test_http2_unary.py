@@ -117,7 +117,9 @@ def test_grpc_content_types_are_accepted(make: MakePeer, text: bytes) -> None:
     assert peer.replies[stream].status == 0
 
 
-@pytest.mark.parametrize("text", [b"application/json", b"application/grpc-web", b"application/grpc+json", b"application/grp"])
+@pytest.mark.parametrize(
+    "text", [b"application/json", b"application/grpc-web", b"application/grpc+json", b"application/grp"]
+)
 def test_other_content_types_are_http_415(make: MakePeer, text: bytes) -> None:
     peer = make(echo)
     stream = peer.start(head(content_type=text), framed(b"abc"))
