@@ -303,12 +303,13 @@ class DataPlane:
         target, miss = self.intake.route_table.lookup(name, version)
         if target is not None:
             return self._served[name, int(target.version)]
-        raise {
-            "unknown_model": lambda: UnknownModel(name),
-            "no_versions": lambda: NoVersionAvailable(name),
-            "unknown_version": lambda: UnknownVersion(name, version),
-            "version_not_ready": lambda: VersionNotReady(name, version),
-        }[miss]()
+        if miss == "unknown_model":
+            raise UnknownModel(name)
+        if miss == "no_versions":
+            raise NoVersionAvailable(name)
+        if miss == "unknown_version":
+            raise UnknownVersion(name, version)
+        raise VersionNotReady(name, version)
 
     def _meters_of(self, model: str, version: str) -> Meters:
         return self._meters.setdefault((model, version), Meters())
@@ -332,7 +333,12 @@ class DataPlane:
             for instance in served.kill_hung(now, self._settings.workers.batch_timeout_seconds):
                 _log.error(
                     "worker hung",
-                    extra={"action": "worker-hung", "model": served.model, "version": served.version, "pid": instance.pid},
+                    extra={
+                        "action": "worker-hung",
+                        "model": served.model,
+                        "version": served.version,
+                        "pid": instance.pid,
+                    },
                 )
 
 

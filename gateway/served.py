@@ -81,7 +81,7 @@ class Served:
 
     def kill_hung(self, now: float, batch_timeout: float) -> list[Instance]:
         """Ends the workers whose batch has run for longer than `batch_timeout` seconds, and returns them."""
-        started = {lane: since for lane, since in self.deployment.oldest_started()}
+        started = dict(self.deployment.oldest_started())
         hung = [one for one in self._placements if now - started.get(one.lane, now) > batch_timeout]
         for instance in hung:
             instance.kill()

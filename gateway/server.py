@@ -1,7 +1,7 @@
 """The composition root: builds every part once, starts them, waits for the signal, drains, stops.
 
-The order matters and is here only: the admin plane answers probes before anything is loaded, the inference ports are bound
-before models load (and say "not ready" until they have), readiness is withdrawn before a port closes.
+The order matters and is here only: the admin plane answers probes before anything is loaded, the inference ports are
+bound before models load (and say "not ready" until they have), readiness is withdrawn before a port closes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,12 +22,12 @@ import uvloop
 
 from gateway.admin.plane import AdminPlane
 from gateway.dataplane import DataPlane
+from gateway.errors import SettingsError
 from gateway.frontends.control import ModelControl
 from gateway.frontends.grpc import INFER_PATH, GrpcFrontend
 from gateway.frontends.http import HttpFrontend
 from gateway.frontends.status import HTTP_STATUS
 from gateway.listeners import Connection, Listener, server_context
-from gateway.errors import SettingsError
 from gateway.model_config import Defaults
 from gateway.models import Models
 from gateway.settings import GrpcSettings, HttpSettings, Settings
@@ -168,9 +168,9 @@ class Server:
                 },
             )
 
-    async def _unless_hurried(self, work: asyncio.Future[object] | object, timeout: float) -> bool:
+    async def _unless_hurried(self, work: Awaitable[object], timeout: float) -> bool:
         """Waits for `work` until it is done, the time is over or a second signal comes; whether it was done."""
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(work)
         hurry = asyncio.ensure_future(self._hurrying.wait())
         try:
             await asyncio.wait((task, hurry), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -91,11 +91,16 @@ def open_loop(work: Path, rounds: int) -> list[str]:
     import models
 
     generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
-    lines = ["| offered/s | answered | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms | generator late p99 ms |", "|--:" * 8 + "|"]
+    lines = [
+        "| offered/s | answered | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms | generator late p99 ms |",
+        "|--:" * 8 + "|",
+    ]
     with gateway(work, "tabular", models.tabular()) as side:
         load(generator, work, side.http, side.http_path, tools.json_body(), 5000, 2, 64)
         for rate in (5_000, 10_000, 20_000, 30_000):
-            runs = [load(generator, work, side.http, side.http_path, tools.json_body(), rate, 5, 256) for _ in range(rounds)]
+            runs = [
+                load(generator, work, side.http, side.http_path, tools.json_body(), rate, 5, 256) for _ in range(rounds)
+            ]
             ms = {key: statistics.median(run["latency"][key] for run in runs) * 1e3 for key in runs[0]["latency"]}
             answered = sum(run["statuses"].get("200", 0) for run in runs) / sum(run["sent"] for run in runs)
             late = statistics.median(run["lateness_p99"] for run in runs) * 1e3
@@ -203,7 +208,10 @@ def copies(work: Path, rounds: int) -> list[str]:
 
 def overload(work: Path, rounds: int) -> list[str]:
     generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
-    lines = ["| load | offered/s | good/s | share of capacity | statuses | p99 of the good, ms | resident MB |", "|---|--:|--:|--:|---|--:|--:|"]
+    lines = [
+        "| load | offered/s | good/s | share of capacity | statuses | p99 of the good, ms | resident MB |",
+        "|---|--:|--:|--:|---|--:|--:|",
+    ]
     with gateway(work, "dense", heavy_models.dense(1536, 6)) as side:
         path, body = "/v2/models/dense/infer", tools.json_body()
         for _ in range(2):
@@ -235,7 +243,9 @@ def memory(work: Path, rounds: int) -> list[str]:
 
         def row(name: str, p99: str) -> None:
             gateway_pid, *others = children(side.process.pid)
-            lines.append(f"| {name} | {resident(gateway_pid) / 1e6:.1f} | {sum(map(resident, others)) / 1e6:.1f} | {p99} |")
+            lines.append(
+                f"| {name} | {resident(gateway_pid) / 1e6:.1f} | {sum(map(resident, others)) / 1e6:.1f} | {p99} |"
+            )
 
         def steady() -> str:
             runs = [load(generator, work, side.http, side.http_path, body, 5000, 4, 64) for _ in range(rounds)]

@@ -50,7 +50,9 @@ def resnet50(seed: int = 0) -> onnx.ModelProto:
     nodes.append(helper.make_node("GlobalAveragePool", [flow], ["average"]))
     nodes.append(helper.make_node("Flatten", ["average"], ["flat"]))
     nodes.append(
-        helper.make_node("Gemm", ["flat", constant("fc.w", (2048, 1000), 0.02), constant("fc.b", (1000,), 0.01)], ["scores"])
+        helper.make_node(
+            "Gemm", ["flat", constant("fc.w", (2048, 1000), 0.02), constant("fc.b", (1000,), 0.01)], ["scores"]
+        )
     )
     graph = helper.make_graph(
         nodes,

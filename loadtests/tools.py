@@ -28,7 +28,12 @@ class Figures:
 
 def json_body(rows: int = 1, features: int = 30) -> bytes:
     values = np.random.default_rng(7).normal(size=(rows, features)).round(4).tolist()
-    tensor = {"name": "features", "datatype": "FP32", "shape": [rows, features], "data": values[0] if rows == 1 else values}
+    tensor = {
+        "name": "features",
+        "datatype": "FP32",
+        "shape": [rows, features],
+        "data": values[0] if rows == 1 else values,
+    }
     return json.dumps({"inputs": [tensor]}).encode()
 
 
@@ -39,7 +44,9 @@ def grpc_message(rows: int = 1, features: int = 30) -> bytes:
     request = pb.ModelInferRequest(model_name="tabular")
     tensor = request.inputs.add(name="features", datatype="FP32", shape=[rows, features])
     assert tensor is not None
-    request.raw_input_contents.append(np.random.default_rng(7).normal(size=(rows, features)).astype(np.float32).tobytes())
+    request.raw_input_contents.append(
+        np.random.default_rng(7).normal(size=(rows, features)).astype(np.float32).tobytes()
+    )
     message = request.SerializeToString()
     return struct.pack(">BI", 0, len(message)) + message
 

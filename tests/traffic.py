@@ -61,7 +61,9 @@ class Traffic:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -122,7 +124,9 @@ class Traffic:
                     answer = await call(self._message, timeout=self._deadline)
                     self._note(at, "OK", answer.model_version)
                 except grpc.aio.AioRpcError as error:
-                    if "Failed to connect" in (error.details() or "") or "Connection refused" in (error.details() or ""):
+                    if "Failed to connect" in (error.details() or "") or "Connection refused" in (
+                        error.details() or ""
+                    ):
                         self.left += 1
                         return
                     self._note(at, f"{error.code().name} {error.details()}")

@@ -188,10 +188,10 @@ class Call(Protocol):
     """`kernels.http2.Call`: one gRPC call that is not unary inference. Once it is over (finished, cancelled, past its
     deadline) no callback is called any more."""
 
-    on_message: Callable[[bytes], None] | None
-    on_end: Callable[[], None] | None
-    on_cancel: Callable[[], None] | None
-    on_writable: Callable[[], None] | None
+    on_message: Callable[[bytes], object] | None
+    on_end: Callable[[], object] | None
+    on_cancel: Callable[[], object] | None
+    on_writable: Callable[[], object] | None
 
     @property
     def path(self) -> bytes: ...

@@ -66,7 +66,11 @@ def test_killing_workers_under_load_fails_no_request(start_gateway: StartGateway
             kill_one(gateway)
         wait_for_answers(traffic, 50)
     assert not traffic.failures
-    restarts = [line for line in gateway.get("/metrics", admin=True)[1].decode().splitlines() if "worker_restarts_total{" in line]
+    restarts = [
+        line
+        for line in gateway.get("/metrics", admin=True)[1].decode().splitlines()
+        if "worker_restarts_total{" in line
+    ]
     assert float(restarts[0].split()[-1]) == 5
 
 
@@ -85,7 +89,9 @@ def workers_of_any(gateway: Gateway) -> list[int]:
     return [worker for zygote in _children(gateway.process.pid) for worker in _children(zygote)]
 
 
-def test_a_worker_that_hangs_is_killed_and_its_requests_run_elsewhere(start_gateway: StartGateway, protocol: str) -> None:
+def test_a_worker_that_hangs_is_killed_and_its_requests_run_elsewhere(
+    start_gateway: StartGateway, protocol: str
+) -> None:
     gateway = start_gateway({"tabular": {1: models.tabular()}}, settings={"workers.batch_timeout_seconds": 0.5})
     with tabular_traffic(gateway, protocol) as traffic:
         wait_for_answers(traffic, 20)
@@ -95,7 +101,9 @@ def test_a_worker_that_hangs_is_killed_and_its_requests_run_elsewhere(start_gate
     assert not traffic.failures
 
 
-def test_a_new_version_takes_over_under_load_without_a_failed_request(start_gateway: StartGateway, protocol: str) -> None:
+def test_a_new_version_takes_over_under_load_without_a_failed_request(
+    start_gateway: StartGateway, protocol: str
+) -> None:
     gateway = start_gateway({"tabular": {1: models.tabular(1)}}, settings={"models.poll_seconds": 0.1})
     with tabular_traffic(gateway, protocol) as traffic:
         wait_for_answers(traffic, 200)
@@ -117,7 +125,10 @@ def test_a_broken_new_version_disturbs_nobody(start_gateway: StartGateway, proto
     with tabular_traffic(gateway, protocol) as traffic:
         wait_for_answers(traffic, 50)
         models.repository(gateway.repository, {"tabular": {2: models.truncated()}})
-        wait_until(lambda: any(line.get("event.action") == "version-load-failed" for line in gateway.logs()), why_not=gateway.log_text)
+        wait_until(
+            lambda: any(line.get("event.action") == "version-load-failed" for line in gateway.logs()),
+            why_not=gateway.log_text,
+        )
         wait_for_answers(traffic, 50)
     assert not traffic.failures
     assert {outcome.version for outcome in traffic.outcomes} == {"1"}
@@ -180,4 +191,3 @@ def test_the_tail_stays_short_while_another_version_loads(start_gateway: StartGa
         wait_for_answers(traffic, 100)
     assert not traffic.failures
     assert max(outcome.seconds for outcome in traffic.outcomes) < 2.0
-

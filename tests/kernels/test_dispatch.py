@@ -467,6 +467,8 @@ def test_every_answer_is_metered_once_whatever_its_end(bench):
     assert bench.dispatcher.unrouted.requests(1)[NOT_FOUND] == 1
     statistics = meters.statistics()
     assert (statistics.success.events, statistics.fail.events, meters.execution_count) == (1, 2, 1)
-    counts = {getattr(statistics, name).events for name in ("queue", "compute_input", "compute_infer", "compute_output")}
+    counts = {
+        getattr(statistics, name).events for name in ("queue", "compute_input", "compute_infer", "compute_output")
+    }
     assert counts == {1}
     assert all(getattr(statistics, name).ns < 60e9 for name in statistics._fields)
