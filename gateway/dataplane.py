@@ -24,7 +24,8 @@ from gateway.serving_plan import ServingPlan
 from gateway.settings import Settings
 from gateway.version_group import VersionGroup
 from gateway.workers.placement import Placement, current_cpu, pin_thread, usable_cpus
-from kernels.dispatch import Deployment, Dispatcher
+from kernels.deployment import Deployment
+from kernels.dispatch import Dispatcher
 from kernels.local import LocalCall
 from kernels.meters import BatchStatistics, CountAndTime, Meters
 from kernels.routes import ModelRoute, RouteTable

@@ -12,7 +12,8 @@ from gateway.workers.instance import Instance
 from gateway.workers.placement import Placement, place
 from gateway.workers.spec import Exit
 from kernels import batching
-from kernels.dispatch import Deployment, Dispatcher
+from kernels.deployment import Deployment
+from kernels.dispatch import Dispatcher
 from kernels.meters import Meters
 
 UNAVAILABLE = 14

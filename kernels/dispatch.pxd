@@ -1,111 +1,24 @@
-# A request's one way through the loop: decoded, routed, admitted, queued, gathered, scattered, encoded. See dispatch.pyi.
-from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libcpp cimport bool as cbool
+# Where every request of one loop comes in. See dispatch.pyi.
+from libc.stdint cimport int64_t
 from libcpp.string cimport string
-from libcpp.vector cimport vector
 
-from kernels.batching cimport BatchQueue
-from kernels.exchange cimport Exchange, Intake, ReplySink
-from kernels.infer cimport (DataType, InferRequest, OutputView, WireError, WireLimits, string_view)
-from kernels.lanes cimport Lane, LaneHeader
+from kernels.exchange cimport Exchange
+from kernels.infer cimport WireLimits
+from kernels.loop cimport LoopIntake
 from kernels.meters cimport Meters
 from kernels.routes cimport RouteTable
 from kernels.wire cimport JsonDecoder
 
 
-cdef extern from "signature.hpp" namespace "sluice" nogil:
-    cdef cppclass TensorSpec:
-        TensorSpec()
-        string name
-        int64_t shape[16]
-        int32_t rank
-        DataType datatype
-        cbool optional
-        vector[string] labels
-        uint32_t index
-        cbool reshaped
-        int64_t engine_shape[16]
-        int32_t engine_rank
-
-    cdef cppclass Signature:
-        string model
-        vector[TensorSpec] inputs
-        vector[TensorSpec] outputs
-        int64_t max_batch_size
-        int find_output(string_view)
-
-    cdef cppclass Binding:
-        uint64_t inputs_mask
-        uint64_t outputs_mask
-        uint64_t group
-        int64_t rows
-        int64_t nbytes
-
-    cbool bind(const Signature&, InferRequest&, Binding&, WireError&) except +
-
-
-cdef extern from "scatter.hpp" namespace "sluice" nogil:
-    cdef cppclass Scatter:
-        cbool open(const Signature&, LaneHeader*, int slot, cbool batched, int64_t rows, uint64_t wanted)
-        cbool next(int64_t rows)
-
-    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, vector[OutputView]&) except +
-
-
-cdef class Deployment:
-    cdef readonly str model, version
-    cdef string version_name
-    cdef Signature signature
-    cdef readonly BatchQueue queue
-    cdef readonly Meters meters
-    cdef list lanes                    # of Lane, each with its own worker; changed by attach and detach only
-    cdef Dispatcher dispatcher
-    cdef size_t slot_bytes
-    cdef readonly int64_t in_flight    # submitted, and neither answered nor cancelled
-    cdef readonly int64_t in_flight_peak
-    cdef readonly double compute_seconds  # in the engine, of all lanes, summed over batches
-    cdef cbool idempotent
-    cdef cbool dirty                   # waits for its kick at the end of this wake-up
-    cdef object on_idle                # called once, when a retiring deployment has answered all
-
-    cdef Lane pick_lane(self, double now)
-    cdef double backlog(self, double now) noexcept
-    cdef void kick(self, double now) noexcept
-    cdef void put_back(self, Exchange chain, double now) noexcept
-    cdef void drop(self, double now) noexcept
-    cdef void unstart(self, Exchange head)
-    cdef void harvest(self, Lane lane, double now) noexcept
-    cdef cbool scatter(self, Lane lane, int slot, Exchange head, int64_t rows, double now) noexcept
-    cdef void encode(self, Exchange x) noexcept
-    cdef void retry_or_fail(self, Exchange head, cbool ran, int code, string message, double now) noexcept
-    cdef void answer(self, Exchange x, double now) noexcept
-    cdef void withdraw(self, Exchange x, double now) noexcept
-    cdef void expire(self, double now) noexcept
-    cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now)
-
-
-cdef class Dispatcher(Intake):
+cdef class Dispatcher(LoopIntake):
     cdef RouteTable routes
     cdef WireLimits limits
     cdef JsonDecoder json
-    cdef Scatter scatter               # scratch for one batch
-    cdef vector[OutputView] views      # scratch for one answer
-    cdef Exchange pool                 # recycled exchanges, a chain by `next`
-    cdef int pooled, max_pooled
-    cdef list touched                  # sinks that wait for their flush
-    cdef list dirty, deployments
-    cdef object call_soon
-    cdef cbool settle_scheduled
-    cdef readonly int timer            # a timerfd; `on_timer` is due when it is readable
-    cdef double wake                   # when it fires, 0 when it is not armed
-    cdef readonly int64_t in_flight
+    cdef list dirty                    # deployments that wait for their kick
+    cdef list deployments
     cdef readonly int64_t max_in_flight
     cdef readonly Meters unrouted      # requests that reached no deployment
     cdef str refusing                  # why everything is refused, or None
 
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept
-    cdef void schedule(self) noexcept
-    cdef void flush(self) noexcept
-    cdef void arm(self, double when) noexcept

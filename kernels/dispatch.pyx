@@ -1,490 +1,38 @@
-# The loop's shell around the queue: the one place that takes requests in, hands batches to lanes and answers.
+# Where every request of the loop comes in: decoded, routed, checked, admitted; and where wake-ups end.
 cimport cython
-from libc.errno cimport errno
-from libc.math cimport ceil
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
-from libc.time cimport time_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
-from libcpp.vector cimport vector
 
-from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS, BatchQueue
-from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, HTTP, IDLE, INTERNAL, INVALID_ARGUMENT,
-                               NOT_FOUND, OK, QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange,
-                               Intake, ReplySink)
-from kernels.infer cimport DataType, OutputView, WireError, clipped, datatype_from_name, kMaxRank, string_view
-from kernels.lanes cimport SLOT_FAILED, Lane, Slot, kLaneMessage, kLaneTensors, slot_state
-from kernels.meters cimport BACKEND, CANCELED, OTHER, REJECTED, Meters
+from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS
+from kernels.deployment cimport Binding, Deployment, bind
+from kernels.exchange cimport (ANSWERED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, QUEUED, RECEIVING,
+                               RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange)
+from kernels.infer cimport WireError, clipped, kMaxRank, string_view
+from kernels.lanes cimport kLaneTensors
+from kernels.loop cimport LoopIntake, monotonic
+from kernels.meters cimport OTHER, REJECTED, Meters
 from kernels.routes cimport FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, RouteTable
-from kernels.wire cimport JsonDecoder, decode_proto, encode_json, encode_proto, match_infer_path
-
-import os
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    cdef struct itimerspec:
-        timespec it_interval
-        timespec it_value
-    int clock_gettime(int, timespec*)
-    enum: CLOCK_MONOTONIC
-    enum: CLOCK_REALTIME
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    int timerfd_create(int, int)
-    int timerfd_settime(int, int, const itimerspec*, itimerspec*)
-    enum: TFD_NONBLOCK
-    enum: TFD_CLOEXEC
-    enum: TFD_TIMER_ABSTIME
-
-cdef extern from "<unistd.h>" nogil:
-    ssize_t read(int, void*, size_t)
-
-# A batch whose predicted end is nearer than this gets a successor into the lane's other slot at once, so that the worker
-# never waits for the loop. Further away, arrivals keep gathering into a larger batch.
-cdef double PREFETCH_SECONDS = 0.002
-# Runs of one request before it is given up: the first, and two more after a worker died under it.
-cdef int MAX_ATTEMPTS = 3
-
-
-cdef double monotonic() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return t.tv_sec + t.tv_nsec * 1e-9
-
-
-cdef int64_t epoch_ms() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_REALTIME, &t)
-    return t.tv_sec * 1000 + t.tv_nsec // 1000000
-
-
-cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
-    cdef TensorSpec spec
-    cdef bytes name
-    for tensor in tensors:
-        name = tensor.datatype.encode()
-        spec = TensorSpec()
-        spec.name = tensor.name.encode()
-        spec.datatype = datatype_from_name(string_view(<const char*>name, len(name)))
-        if spec.datatype == DataType.INVALID:
-            raise ValueError(f"tensor {tensor.name!r}: unknown datatype {tensor.datatype!r}")
-        if len(tensor.shape) > kMaxRank:
-            raise ValueError(f"tensor {tensor.name!r}: {len(tensor.shape)} dimensions, {kMaxRank} at most")
-        spec.rank = len(tensor.shape)
-        for i, dim in enumerate(tensor.shape):
-            spec.shape[<int>i] = dim
-        spec.index = tensor.index
-        if tensor.index >= kLaneTensors:
-            raise ValueError(f"tensor {tensor.name!r} is number {tensor.index} of its model, {kLaneTensors - 1} is the last")
-        spec.optional = tensor.optional
-        for label in tensor.labels:
-            spec.labels.push_back(label.encode())
-        if tensor.engine_shape is not None:
-            spec.reshaped = True
-            spec.engine_rank = len(tensor.engine_shape)
-            for i, dim in enumerate(tensor.engine_shape):
-                spec.engine_shape[<int>i] = dim
-        specs.push_back(spec)
-    if specs.size() > kLaneTensors:
-        raise ValueError(f"{specs.size()} tensors, {kLaneTensors} at most")
-    return 0
+from kernels.wire cimport JsonDecoder, decode_proto, match_infer_path
 
 
 @cython.final
-cdef class Deployment:
-    def __init__(self, str model, str version, inputs, outputs, *, int64_t max_batch_size, BatchQueue queue,
-                 size_t slot_bytes, Meters meters=None, bint idempotent=True):
-        self.model = model
-        self.version = version
-        self.version_name = version.encode()
-        self.signature.model = model.encode()
-        self.signature.max_batch_size = max_batch_size
-        fill_specs(self.signature.inputs, inputs)
-        fill_specs(self.signature.outputs, outputs)
-        self.queue = queue
-        self.meters = meters if meters is not None else Meters()
-        self.slot_bytes = slot_bytes
-        self.idempotent = idempotent
-        self.lanes = []
-
-    @property
-    def lane_count(self):
-        return len(self.lanes)
-
-    def take_peak(self):
-        """The most that was in flight at once since the last call."""
-        peak, self.in_flight_peak = self.in_flight_peak, self.in_flight
-        return peak
-
-    def attach(self, Lane lane):
-        assert self.dispatcher is not None, "this is a bug: attach before Dispatcher.add"
-        self.lanes.append(lane)
-        self.kick(monotonic())
-        self.dispatcher.flush()
-
-    def detach(self, Lane lane):
-        if lane not in self.lanes:
-            return
-        cdef double now = monotonic()
-        cdef int slot, turn
-        cdef Exchange head
-        self.lanes.remove(lane)
-        # What the worker finished before it died still counts.
-        while lane.has_result():
-            self.harvest(lane, now)
-        for turn in range(2):
-            slot = lane.harvest_next
-            head = <Exchange>lane.running[slot]
-            if head is None:
-                break
-            lane.release_slot(slot)
-            if turn == 1:
-                self.unstart(head)  # it waited behind the batch that ran
-            self.retry_or_fail(head, turn == 0, UNAVAILABLE, <string>b"the worker that ran the request died", now)
-        self.kick(now)
-        self.dispatcher.flush()
-
-    cdef void unstart(self, Exchange head):
-        while head is not None:
-            head.attempts -= 1
-            head = head.next
-
-    def collect(self, Lane lane):
-        """The lane's doorbell back rang: answer what has come back and hand over what waits."""
-        cdef double now = monotonic()
-        lane.acknowledge()
-        while lane.has_result():
-            self.harvest(lane, now)
-            now = monotonic()
-        self.kick(now)
-        self.dispatcher.flush()
-
-    def retire(self, on_idle):
-        """Nothing new will come: call `on_idle` once, as soon as everything is answered."""
-        self.on_idle = on_idle
-        if self.in_flight == 0:
-            self.on_idle = None
-            on_idle()
-
-    def abort(self, int code, str message):
-        """Answer everything that is queued with this failure."""
-        cdef bytes text = message.encode()
-        cdef double now = monotonic()
-        self.queue.clear(code, text)
-        self.drop(now)
-        self.dispatcher.flush()
-
-    def oldest_started(self):
-        """Since when the longest-running batch runs, per lane: [(lane, monotonic seconds)]."""
-        return [(lane, lane.oldest_started) for lane in self.lanes if not lane.is_idle]
-
-    cdef Lane pick_lane(self, double now):
-        cdef Lane lane, busy = None
-        for lane in self.lanes:
-            if lane.free_slot() < 0:
-                continue
-            if lane.running[lane.harvest_next] is None:
-                return lane
-            if busy is None:
-                busy = lane
-        if busy is None:
-            return None
-        cdef int running = busy.harvest_next
-        cdef double left = busy.started[running] + self.queue.service_time.predict(busy.running_rows[running]) - now
-        if left <= PREFETCH_SECONDS or self.queue.rows >= self.signature.max_batch_size:
-            return busy
-        return None
-
-    cdef double backlog(self, double now) noexcept:
-        # Predicted seconds until some lane is idle.
-        cdef Lane lane
-        cdef double left, least = -1
-        cdef int i
-        for lane in self.lanes:
-            if lane.running[lane.harvest_next] is None:
-                return 0.0
-            left = 0.0
-            for i in range(2):
-                if lane.running[i] is not None:
-                    left += self.queue.service_time.predict(lane.running_rows[i])
-            left -= now - lane.started[lane.harvest_next]
-            if least < 0 or left < least:
-                least = left
-        return least if least > 0 else 0.0
-
-    cdef void kick(self, double now) noexcept:
-        cdef Lane lane
-        cdef Exchange head, x, rest
-        cdef int64_t rows
-        cdef int slot, members
-        cdef double wake
-        self.dirty = False
-        while self.queue.count:
-            lane = self.pick_lane(now)
-            if lane is None:
-                break
-            head = self.queue.take(now)
-            if self.queue.dropped is not None:
-                self.drop(now)
-            if head is None:
-                break
-            slot = lane.free_slot()
-            rows = 0
-            members = lane.gather(slot, head, &rows)
-            assert members > 0, "this is a bug: admitted a request that fits no slot"
-            x = head
-            while True:
-                x.stage = RUNNING
-                x.started = now
-                x.attempts += 1
-                members -= 1
-                if members == 0:
-                    break
-                x = x.next
-            rest = x.next
-            x.next = None
-            lane.ring(slot, head, rows, now)
-            self.put_back(rest, now)
-        wake = self.queue.wake_at()
-        if wake > 0:
-            self.dispatcher.arm(wake)
-
-    cdef void put_back(self, Exchange chain, double now) noexcept:
-        # In reverse, so that the first of the chain is first again.
-        cdef Exchange x, following, turned = None
-        while chain is not None:
-            following = chain.next
-            chain.next = turned
-            turned = chain
-            chain = following
-        while turned is not None:
-            x = turned
-            turned = x.next
-            x.next = None
-            x.stage = QUEUED
-            self.queue.give_back(x, now)
-
-    cdef void drop(self, double now) noexcept:
-        cdef Exchange x = self.queue.dropped, following
-        self.queue.dropped = None
-        while x is not None:
-            following = x.next
-            x.next = None
-            if x.shed:
-                self.meters.shed(x.shed)
-            self.meters.failed(REJECTED, now - x.arrived)
-            self.answer(x, now)
-            x = following
-
-    cdef void harvest(self, Lane lane, double now) noexcept:
-        cdef int slot = lane.harvest_next
-        cdef Slot* s = &lane.header.slot[slot]
-        cdef Exchange head = <Exchange>lane.running[slot]
-        cdef int64_t rows = lane.running_rows[slot]
-        cdef double started = lane.started[slot]
-        cdef uint32_t size
-        cdef string message
-        cdef int code
-        if head is None:
-            lane.release_slot(slot)  # answered by hand, or a worker that answers what nobody asked
-            return
-        # A batch that waited in the second slot was only served once the first one had come back.
-        if lane.last_harvest > started:
-            started = lane.last_harvest
-        lane.last_harvest = now
-        if slot_state(s[0]) == SLOT_FAILED:
-            size = s.message_size
-            message = clipped(string_view(s.message, min(size, <uint32_t>kLaneMessage)), kLaneMessage)
-            code = s.code if 0 < s.code <= 16 else INTERNAL
-            lane.release_slot(slot)
-            self.retry_or_fail(head, True, code, message, now)
-            return
-        self.queue.service_time.observe(rows, now - started)
-        if self.scatter(lane, slot, head, rows, now):
-            lane.release_slot(slot)
-        else:
-            lane.release_slot(slot)
-            self.retry_or_fail(head, True, INTERNAL, <string>b"the model gave outputs that do not fit its signature", now)
-
-    cdef cbool scatter(self, Lane lane, int slot, Exchange head, int64_t rows, double now) noexcept:
-        # False, with nothing answered, when the outputs cannot be what the signature says.
-        cdef Slot* s = &lane.header.slot[slot]
-        cdef Scatter* scatter = &self.dispatcher.scatter
-        cdef double started = head.started  # the head is not ours any more once it is answered
-        cdef double compute_start = min(max(s.compute_start_ns * 1e-9, started), now)
-        cdef double compute_end = min(max(s.compute_end_ns * 1e-9, compute_start), now)
-        cdef double waited
-        cdef Exchange x, following
-        if not scatter.open(self.signature, lane.header, slot, head.batched, rows, head.outputs_mask):
-            return False
-        x = head
-        while x is not None:
-            following = x.next
-            x.next = None
-            if not scatter.next(x.rows):
-                x.fail(INTERNAL, <string>b"the model gave a BYTES output that ends too early")
-            elif x.sink is not None:
-                self.encode(x)
-            if x.sink is None:
-                self.meters.failed(CANCELED, now - x.arrived)
-            elif x.code != OK:
-                self.meters.failed(OTHER, now - x.arrived)
-            else:
-                waited = x.started - x.queued
-                self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - started,
-                                      compute_end - compute_start, now - compute_end)
-            self.answer(x, now)
-            x = following
-        self.compute_seconds += compute_end - compute_start
-        self.meters.executed(rows, compute_start - started, compute_end - compute_start, now - compute_end,
-                             epoch_ms())
-        return True
-
-    cdef void encode(self, Exchange x) noexcept:
-        cdef WireError error
-        cdef vector[OutputView]* views = &self.dispatcher.views
-        cdef cbool encoded
-        cdef string_view model = string_view(self.signature.model.data(), self.signature.model.size())
-        cdef string_view version = string_view(self.version_name.data(), self.version_name.size())
-        try:
-            collect_views(self.signature, self.dispatcher.scatter, x.request, x.rows, views[0])
-            if x.protocol == GRPC:
-                encoded = encode_proto(x.request, model, version, views.data(), views.size(), x.answer, error)
-            else:
-                encoded = encode_json(x.request, model, version, views.data(), views.size(), x.answer,
-                                      x.answer_header_length, error)
-        except MemoryError:
-            error.code = RESOURCE_EXHAUSTED
-            error.text = <string>b"no memory for the answer"
-            encoded = False
-        if not encoded:
-            x.answer.clear()
-            x.answer_header_length = -1
-            x.fail(error.code, error.text)
-
-    cdef void retry_or_fail(self, Exchange head, cbool ran, int code, string message, double now) noexcept:
-        # What ran as a batch runs again one by one, so that the request at fault fails alone; what failed alone has
-        # failed, unless its worker died under it and may yet have a better one.
-        cdef Exchange x = head, following, again = None, last = None
-        cdef cbool alone = head.next is None
-        while x is not None:
-            following = x.next
-            x.next = None
-            if x.sink is None:
-                self.meters.failed(CANCELED, now - x.arrived)
-                self.answer(x, now)
-            elif self.idempotent and x.attempts < MAX_ATTEMPTS and (not alone or code == UNAVAILABLE):
-                x.solo = x.solo or ran
-                if again is None:
-                    again = x
-                else:
-                    last.next = x
-                last = x
-            else:
-                x.fail(code, message)
-                self.meters.failed(BACKEND, now - x.arrived)
-                self.answer(x, now)
-            x = following
-        self.put_back(again, now)
-
-    cdef void answer(self, Exchange x, double now) noexcept:
-        # The one end of every exchange that had been queued here.
-        cdef ReplySink sink = x.sink
-        self.meters.answered(x.protocol, x.code if sink is not None else <int>CANCELLED, now - x.arrived)
-        self.in_flight -= 1
-        self.dispatcher.in_flight -= 1
-        x.finished = now
-        x.stage = ANSWERED
-        x.owner = None
-        if sink is None:
-            self.dispatcher.release(x)
-        else:
-            x.served_version = self.version_name
-            sink.reply(x)
-        if self.in_flight == 0 and self.on_idle is not None:
-            on_idle, self.on_idle = self.on_idle, None
-            self.dispatcher.call_soon(on_idle)
-
-    cdef void withdraw(self, Exchange x, double now) noexcept:
-        # The caller of a queued exchange has gone.
-        self.queue.withdraw(x)
-        self.meters.failed(CANCELED, now - x.arrived)
-        x.sink = None
-        self.answer(x, now)
-
-    cdef void expire(self, double now) noexcept:
-        self.queue.expire(now)
-        if self.queue.dropped is not None:
-            self.drop(now)
-        cdef double wake = self.queue.wake_at()
-        if wake > 0:
-            self.dispatcher.arm(wake)
-        # What runs past its deadline is answered now; its rows run on, under a stand-in without a caller.
-        cdef Lane lane
-        cdef Exchange x, before
-        cdef int slot
-        for lane in self.lanes:
-            for slot in range(2):
-                x = <Exchange>lane.running[slot]
-                before = None
-                while x is not None:
-                    if x.sink is not None and x.deadline > 0:
-                        if x.deadline <= now:
-                            x = self.stand_in(lane, slot, before, x, now)
-                        else:
-                            self.dispatcher.arm(x.deadline)
-                    before = x
-                    x = x.next
-
-    cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now):
-        cdef Exchange other = self.dispatcher.acquire(None, 0, x.protocol)
-        other.stage = RUNNING
-        other.owner = self
-        other.arrived, other.queued, other.started = x.arrived, x.queued, x.started
-        other.rows, other.batched, other.outputs_mask = x.rows, x.batched, x.outputs_mask
-        other.attempts = x.attempts
-        other.next = x.next
-        if before is None:
-            lane.running[slot] = other
-        else:
-            before.next = other
-        self.in_flight += 1
-        self.dispatcher.in_flight += 1
-        x.next = None
-        x.fail(DEADLINE_EXCEEDED, <string>b"Request timeout expired")
-        self.meters.failed(OTHER, now - x.arrived)
-        self.answer(x, now)
-        return other
-
-
-cdef class Dispatcher(Intake):
+cdef class Dispatcher(LoopIntake):
     def __init__(self, *, call_soon, int64_t max_in_flight=65536, size_t max_tensors=kLaneTensors,
                  size_t max_json_depth=32, size_t max_tensor_bytes=<size_t>1 << 30, int max_pooled=4096):
-        self.call_soon = call_soon
+        LoopIntake.__init__(self, call_soon=call_soon, max_pooled=max_pooled)
         self.max_in_flight = max_in_flight
         self.limits.max_tensors = max_tensors
         self.limits.max_rank = kMaxRank
         self.limits.max_json_depth = max_json_depth
         self.limits.max_tensor_bytes = max_tensor_bytes
-        self.max_pooled = max_pooled
         self.routes = RouteTable()
         self.unrouted = Meters()
-        self.touched = []
         self.dirty = []
         self.deployments = []
-        self.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-        if self.timer < 0:
-            raise OSError(errno, os.strerror(errno))
-
-    def __dealloc__(self):
-        if self.timer >= 0:
-            os.close(self.timer)
 
     def add(self, Deployment deployment):
-        deployment.dispatcher = self
+        deployment.loop = self
         self.deployments.append(deployment)
 
     def remove(self, Deployment deployment):
@@ -506,27 +54,6 @@ cdef class Dispatcher(Intake):
     @refusal.setter
     def refusal(self, reason):
         self.refusing = reason
-
-    cdef Exchange acquire(self, ReplySink sink, int64_t stream_id, uint8_t protocol):
-        cdef Exchange x = self.pool
-        if x is None:
-            x = Exchange.__new__(Exchange)
-        else:
-            self.pool = x.next
-            x.next = None
-            self.pooled -= 1
-        x.sink = sink
-        x.stream_id = stream_id
-        x.protocol = protocol
-        x.stage = RECEIVING
-        return x
-
-    cdef void release(self, Exchange x) noexcept:
-        x.reset()
-        if self.pooled < self.max_pooled:
-            x.next = self.pool
-            self.pool = x
-            self.pooled += 1
 
     cdef cbool match_http(self, Exchange x, const char* path, size_t size) noexcept:
         return match_infer_path(string_view(path, size), x.request.arena, x.request.model, x.request.version)
@@ -640,17 +167,6 @@ cdef class Dispatcher(Intake):
         elif x.stage == RUNNING:
             x.sink = None  # its rows run on; nobody waits for them
 
-    cdef void touch(self, ReplySink sink) noexcept:
-        if not sink.touched:
-            sink.touched = True
-            self.touched.append(sink)
-            self.schedule()
-
-    cdef void schedule(self) noexcept:
-        if not self.settle_scheduled:
-            self.settle_scheduled = True
-            self.call_soon(self.settle)
-
     def settle(self):
         """The end of a wake-up: hand over what arrived, write what was answered."""
         cdef Deployment d
@@ -663,32 +179,11 @@ cdef class Dispatcher(Intake):
                 d.kick(now)
         self.flush()
 
-    cdef void flush(self) noexcept:
-        cdef ReplySink sink
-        if self.touched:
-            touched, self.touched = self.touched, []
-            for sink in touched:
-                sink.touched = False
-                sink.flush()
-
-    cdef void arm(self, double when) noexcept:
-        cdef itimerspec spec
-        if self.wake > 0 and self.wake <= when:
-            return
-        self.wake = when
-        spec.it_interval.tv_sec = 0
-        spec.it_interval.tv_nsec = 0
-        spec.it_value.tv_sec = <time_t>when
-        spec.it_value.tv_nsec = <long>((when - <time_t>when) * 1e9) + 1
-        timerfd_settime(self.timer, TFD_TIMER_ABSTIME, &spec, NULL)
-
     def on_timer(self):
         """The timer fired: drop what has expired, run what was held back, answer what runs past its deadline."""
-        cdef uint64_t count
         cdef Deployment d
         cdef double now = monotonic()
-        read(self.timer, &count, sizeof(count))
-        self.wake = 0
+        self.disarm()
         for d in list(self.deployments):
             d.expire(now)
             d.kick(now)

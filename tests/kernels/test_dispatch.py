@@ -11,7 +11,8 @@ import pytest
 
 from gateway.pb import inference_pb2 as pb
 from kernels.batching import BatchQueue
-from kernels.dispatch import Deployment, Dispatcher
+from kernels.deployment import Deployment
+from kernels.dispatch import Dispatcher
 from kernels.lanes import Lane, LanePort
 from kernels.local import LocalCall
 from kernels.routes import ModelRoute, RouteTable

@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -258,6 +259,29 @@ def test_a_slow_reader_gets_every_byte_in_order(server: Server) -> None:
                 elif isinstance(event, StreamEnded):
                     ended.add(event.stream_id)
     assert all(bytes(data) == framed(body) for data in received.values())
+
+
+def test_a_thousand_clients_that_vanish_leave_nothing_behind(server: Server) -> None:
+    def answer(request: Pending) -> None:
+        if not request.is_cancelled:
+            request.answer(request.body * 50_000)
+
+    server.script = lambda request: server.loop.call_later(0.0005 * (request.stream_id % 7), answer, request)
+    client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    for stream in range(1, 15, 2):
+        client.send_headers(stream, head())
+        client.send_data(stream, framed(b"abc"), end_stream=True)
+    data = client.data_to_send()
+    for i in range(1000):
+        with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+            if i % 2:  # leave by RST instead of FIN
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(data[: len(data) - i % 40])
+            if i % 3 == 0:
+                connection.recv(100_000)
+    server.wait(lambda: not server.connections)
+    assert server.intake.acquired > 1000
 
 
 @pytest.fixture

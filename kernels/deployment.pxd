@@ -1,0 +1,86 @@
+# One model version as one loop serves it. See deployment.pyi.
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libcpp cimport bool as cbool
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from kernels.batching cimport BatchQueue
+from kernels.exchange cimport Exchange
+from kernels.infer cimport DataType, InferRequest, OutputView, WireError, string_view
+from kernels.lanes cimport Lane, LaneHeader
+from kernels.loop cimport LoopIntake
+from kernels.meters cimport Meters
+
+
+cdef extern from "signature.hpp" namespace "sluice" nogil:
+    cdef cppclass TensorSpec:
+        TensorSpec()
+        string name
+        int64_t shape[16]
+        int32_t rank
+        DataType datatype
+        cbool optional
+        vector[string] labels
+        uint32_t index
+        cbool reshaped
+        int64_t engine_shape[16]
+        int32_t engine_rank
+
+    cdef cppclass Signature:
+        string model
+        vector[TensorSpec] inputs
+        vector[TensorSpec] outputs
+        int64_t max_batch_size
+        int find_output(string_view)
+
+    cdef cppclass Binding:
+        uint64_t inputs_mask
+        uint64_t outputs_mask
+        uint64_t group
+        int64_t rows
+        int64_t nbytes
+
+    cbool bind(const Signature&, InferRequest&, Binding&, WireError&) except +
+
+
+cdef extern from "scatter.hpp" namespace "sluice" nogil:
+    cdef cppclass Scatter:
+        cbool open(const Signature&, LaneHeader*, int slot, cbool batched, int64_t rows, uint64_t wanted)
+        cbool next(int64_t rows)
+
+    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, vector[OutputView]&) except +
+
+
+cdef class Deployment:
+    cdef readonly str model, version
+    cdef string version_name
+    cdef Signature signature
+    cdef readonly BatchQueue queue
+    cdef readonly Meters meters
+    cdef list lanes                    # of Lane, each with its own worker; changed by attach and detach only
+    cdef LoopIntake loop               # set when it joins a dispatcher
+    cdef Scatter outputs               # scratch for one batch
+    cdef vector[OutputView] views      # scratch for one answer
+    cdef size_t slot_bytes
+    cdef readonly int64_t in_flight    # submitted, and neither answered nor cancelled
+    cdef readonly int64_t in_flight_peak
+    cdef readonly double compute_seconds  # in the engine, of all lanes, summed over batches
+    cdef cbool idempotent
+    cdef cbool dirty                   # waits for its kick at the end of this wake-up
+    cdef object on_idle                # called once, when a retiring deployment has answered all
+
+    cdef Lane pick_lane(self, double now)
+    cdef double backlog(self, double now) noexcept
+    cdef void kick(self, double now) noexcept
+    cdef void put_back(self, Exchange chain, double now) noexcept
+    cdef void drop(self, double now) noexcept
+    cdef void unstart(self, Exchange head)
+    cdef void harvest(self, Lane lane, double now) noexcept
+    cdef cbool scatter(self, Lane lane, int slot, Exchange head, int64_t rows, double now) noexcept
+    cdef void encode(self, Exchange x) noexcept
+    cdef void retry_or_fail(self, Exchange head, cbool ran, int code, string message, double now) noexcept
+    cdef void answer(self, Exchange x, double now) noexcept
+    cdef void withdraw(self, Exchange x, double now) noexcept
+    cdef void expire(self, double now) noexcept
+    cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now)
