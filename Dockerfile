@@ -7,8 +7,10 @@
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS build
+ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-      ca-certificates g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev python3 python3-dev python3-venv
+      ca-certificates g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev python3 python3-dev python3-venv \
+      >/dev/null
 RUN python3 -m venv /opt/sluice
 WORKDIR /src
 COPY pyproject.toml README.md ./
@@ -22,7 +24,8 @@ RUN /opt/sluice/bin/pip install --quiet --no-cache-dir --disable-pip-version-che
  && /opt/sluice/bin/python -m compileall -q -j 0 /opt/sluice/lib
 
 FROM ${BASE}
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 libnghttp2-14 libsimdjson14 \
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 libnghttp2-14 libsimdjson14 >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /usr/share/doc /usr/share/man \
  && useradd --system --uid 10001 --create-home --home-dir /var/lib/sluice sluice \
  && install -d -o sluice /models

@@ -10,14 +10,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from gateway import __version__
 from gateway.deployments import IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
-from gateway.lifecycle import State
+from gateway.observed import (
+    ModelMetadata,
+    ModelStatistics,
+    Observed,
+    ServerMetadata,
+    TensorMetadata,
+    statistics_of,
+)
 from gateway.pb import model_config_pb2
 from gateway.served import Served
 from gateway.serving_plan import ServingPlan
@@ -27,7 +33,7 @@ from gateway.workers.placement import Placement, current_cpu, pin_thread, usable
 from kernels.deployment import Deployment
 from kernels.dispatch import Dispatcher
 from kernels.local import LocalCall
-from kernels.meters import BatchStatistics, CountAndTime, Meters
+from kernels.meters import Meters
 from kernels.routes import ModelRoute, RouteTable
 
 _log = logging.getLogger("sluice.dataplane")
@@ -55,64 +61,6 @@ class Control(Protocol):
     async def load_model(self, name: str, parameters: Mapping[str, ParameterValue] | None = None) -> None: ...
     async def unload_model(self, name: str, unload_dependents: bool = False) -> None: ...
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
-
-
-@dataclass(frozen=True)
-class ServerMetadata:
-    name: str
-    version: str
-    extensions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TensorMetadata:
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    name: str
-    versions: tuple[str, ...]
-    platform: str
-    inputs: tuple[TensorMetadata, ...]
-    outputs: tuple[TensorMetadata, ...]
-
-
-@dataclass(frozen=True)
-class Duration:
-    count: int
-    ns: int
-
-
-@dataclass(frozen=True)
-class InferStatistics:
-    success: Duration
-    fail: Duration
-    queue: Duration
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-
-
-@dataclass(frozen=True)
-class BatchSizeStatistics:
-    batch_size: int
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-
-
-@dataclass(frozen=True)
-class ModelStatistics:
-    name: str
-    version: str
-    last_inference: int
-    inference_count: int
-    execution_count: int
-    inference_stats: InferStatistics
-    batch_stats: tuple[BatchSizeStatistics, ...]
 
 
 class DataPlane:
@@ -341,70 +289,3 @@ class DataPlane:
                         "pid": instance.pid,
                     },
                 )
-
-
-class Observed:
-    """One line of the index with the figures of what serves it; satisfies `gateway.metrics.Served`."""
-
-    role = "stable"
-
-    def __init__(self, row: IndexRow, served: Served | None, meters: Meters) -> None:
-        self.model, self.version = row.name, row.version
-        self.state, self.reason = row.state or State.UNKNOWN.value, row.reason
-        self.meters = meters
-        self._served = served
-
-    @property
-    def in_flight(self) -> int:
-        return self._served.deployment.in_flight if self._served else 0
-
-    @property
-    def queued(self) -> int:
-        return self._served.deployment.queue.count if self._served else 0
-
-    @property
-    def queue_rows(self) -> int:
-        return self._served.deployment.queue.rows if self._served else 0
-
-    @property
-    def queue_bytes(self) -> int:
-        return self._served.deployment.queue.nbytes if self._served else 0
-
-    @property
-    def load_seconds(self) -> float:
-        return max((one.load_seconds for one in self._served.instances), default=0.0) if self._served else 0.0
-
-    @property
-    def restarts(self) -> int:
-        return self._served.group.restarts if self._served else 0
-
-    @property
-    def instances(self) -> int:
-        return len(self._served.instances) if self._served else 0
-
-
-def statistics_of(served: Served) -> ModelStatistics:
-    meters = served.meters
-    figures = meters.statistics()
-    return ModelStatistics(
-        served.model,
-        served.version,
-        meters.last_inference,
-        meters.inference_count,
-        meters.execution_count,
-        InferStatistics(*(_duration(getattr(figures, name)) for name in figures._fields)),
-        tuple(_batch(size) for size in meters.batch_statistics()),
-    )
-
-
-def _batch(figures: BatchStatistics) -> BatchSizeStatistics:
-    return BatchSizeStatistics(
-        figures.batch_size,
-        _duration(figures.compute_input),
-        _duration(figures.compute_infer),
-        _duration(figures.compute_output),
-    )
-
-
-def _duration(figures: CountAndTime) -> Duration:
-    return Duration(figures.events, figures.ns)

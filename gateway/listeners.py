@@ -150,8 +150,8 @@ class Refusal(asyncio.Protocol):
 
 
 def server_context(settings: TlsSettings, alpn: str) -> ssl.SSLContext | None:
-    """The TLS context of a listener that speaks `alpn`; None while no certificate is set. OSError or ssl.SSLError when a
-    file cannot be read."""
+    """The TLS context of a listener that speaks `alpn`; None while no certificate is set. OSError or ssl.SSLError when
+    a file cannot be read."""
     if settings.certificate_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

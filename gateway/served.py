@@ -20,7 +20,7 @@ UNAVAILABLE = 14
 
 
 class Served:
-    """From `publish` to the end of `withdraw`. Follows its group: instances that come up serve, those that end do not."""
+    """From `publish` to the end of `withdraw`. Follows its group: an instance that comes up serves until it ends."""
 
     role = "stable"
 

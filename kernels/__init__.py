@@ -1,1 +1,1 @@
-"""The compiled hot path: bytes, shapes, queues, clocks as parameters. Knows no model, registry, policy, asyncio or log."""
+"""The compiled hot path: bytes, shapes, queues, clocks as parameters. Knows no model, policy, asyncio or log."""

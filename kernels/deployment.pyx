@@ -14,8 +14,8 @@ from kernels.loop cimport LoopIntake, epoch_ms, monotonic
 from kernels.meters cimport BACKEND, CANCELED, OTHER, REJECTED, Meters
 from kernels.wire cimport encode_json, encode_proto
 
-# A batch whose predicted end is nearer than this gets a successor into the lane's other slot at once, so that the worker
-# never waits for the loop. Further away, arrivals keep gathering into a larger batch.
+# A batch whose predicted end is nearer than this gets a successor into the lane's other slot at once, so that the
+# worker never waits for the loop. Further away, arrivals keep gathering into a larger batch.
 cdef double PREFETCH_SECONDS = 0.002
 # Runs of one request before it is given up: the first, and two more after a worker died under it.
 cdef int MAX_ATTEMPTS = 3
@@ -38,7 +38,7 @@ cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
             spec.shape[<int>i] = dim
         spec.index = tensor.index
         if tensor.index >= kLaneTensors:
-            raise ValueError(f"tensor {tensor.name!r} is number {tensor.index} of its model, {kLaneTensors - 1} is the last")
+            raise ValueError(f"tensor {tensor.name!r} has index {tensor.index}, {kLaneTensors - 1} at most")
         spec.optional = tensor.optional
         for label in tensor.labels:
             spec.labels.push_back(label.encode())
@@ -267,7 +267,8 @@ cdef class Deployment:
             lane.release_slot(slot)
         else:
             lane.release_slot(slot)
-            self.retry_or_fail(head, True, INTERNAL, <string>b"the model gave outputs that do not fit its signature", now)
+            message = <string>b"the model gave outputs that do not fit its signature"
+            self.retry_or_fail(head, True, INTERNAL, message, now)
 
     cdef cbool scatter(self, Lane lane, int slot, Exchange head, int64_t rows, double now) noexcept:
         # False, with nothing answered, when the outputs cannot be what the signature says.

@@ -92,8 +92,8 @@ cdef class Dispatcher(LoopIntake):
             self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
             return
         if binding.nbytes + 64 * <int64_t>x.request.inputs.size() > <int64_t>d.slot_bytes:
-            self.refuse(x, d.meters, INVALID_ARGUMENT,
-                        f"inputs of {binding.nbytes} bytes exceed the batch limit of {d.slot_bytes} bytes".encode(), now)
+            text = f"inputs of {binding.nbytes} bytes exceed the batch limit of {d.slot_bytes} bytes"
+            self.refuse(x, d.meters, INVALID_ARGUMENT, text.encode(), now)
             return
         if self.in_flight >= self.max_in_flight:
             d.meters.shed(QUEUE_ROWS)

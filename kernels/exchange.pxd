@@ -44,7 +44,6 @@ cdef class Exchange:
     cdef int64_t stream_id
     cdef uint8_t protocol        # Protocol
     cdef int64_t header_length   # HTTP `Inference-Header-Content-Length`; -1 when absent
-    cdef cbool wants_binary_head # connection-private scratch
 
     # Request: decoded in place.
     cdef InferRequest request
@@ -59,11 +58,11 @@ cdef class Exchange:
     cdef cbool solo              # runs alone: its batch failed or its worker died
     cdef uint8_t attempts        # runs begun
     cdef uint8_t shed            # batching.Shed: why it was turned away, 0 when it was not
-    cdef uint64_t outputs_mask   # bit i: output i of the signature is wanted
+    cdef uint64_t outputs_mask  # bit i: output i of the signature is wanted
     cdef uint64_t inputs_mask    # bit i: input i of the signature is given; request.inputs is in signature order
     cdef cbool batched           # the first dimension of every tensor counts rows
     cdef object owner            # the deployment that queued it
-    cdef Exchange next, previous # links of the queue or of the pool that holds it
+    cdef Exchange next, previous  # links of the queue or of the pool that holds it
 
     # Outcome.
     cdef int32_t code            # Code

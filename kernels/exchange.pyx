@@ -13,7 +13,6 @@ cdef class Exchange:
         self.previous = None
         self.stream_id = 0
         self.header_length = -1
-        self.wants_binary_head = False
         self.request.clear()
         self.stage = IDLE
         self.arrived = self.deadline = self.queued = self.started = self.finished = 0.0

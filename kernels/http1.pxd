@@ -5,12 +5,12 @@ from libcpp.deque cimport deque
 from libcpp.string cimport string
 
 from kernels.exchange cimport Exchange, Intake
-from kernels.http1_answer cimport Answer, Slot
+from kernels.http1_answer cimport Slot
 from kernels.http1_body cimport BodyReader
-from kernels.http1_head cimport Coding, Head
+from kernels.http1_head cimport Head
 from kernels.http1_request cimport Http1Limits, HttpRequest, RequestOwner
+from kernels.http1_writer cimport Http1Writer
 from kernels.infer cimport Buffer
-from kernels.outbox cimport Outbox
 from kernels.receive cimport ReceiveBuffer
 
 # What the connection does with the next bytes.
@@ -28,7 +28,7 @@ cdef class Http1Protocol(RequestOwner):
     cdef ReceiveBuffer receive
     # The connection.
     cdef object transport, loop, peer
-    cdef Outbox out
+    cdef Http1Writer out
     # Requests taken and not yet answered on the wire, oldest first; the first of them has this sequence number. The
     # reading side adds (and removes the last, when it will never be complete), `advance` and `abandon` take out.
     cdef deque[Slot] slots
@@ -71,10 +71,6 @@ cdef class Http1Protocol(RequestOwner):
     cdef void end_requests(self) noexcept
     cdef void advance(self) noexcept
     cdef void emit(self, Slot& slot, bint last) noexcept
-    cdef void emit_exchange(self, Exchange exchange, Answer& answer, Coding coding) noexcept
-    cdef void emit_request(self, HttpRequest request, Answer& answer, Coding coding) noexcept
-    cdef void emit_body(self, Answer& answer, Coding coding, const uint8_t* data, size_t size, Buffer* source,
-                        bytes whole) noexcept
     cdef void write_out(self) noexcept
     cdef void settle(self) noexcept
     cdef int steer_reading(self) except -1

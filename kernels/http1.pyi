@@ -2,7 +2,7 @@
 
 An asyncio BufferedProtocol by duck type. POST requests that the intake recognises go through it as exchanges; all
 others go to a handler as `HttpRequest`. Knows no meaning of a path, no model and no policy. Everything is bounded by
-`Http1Limits`, and what cannot be understood beyond doubt is refused with `{"error": ...}` and the end of the connection.
+`Http1Limits`, and what cannot be understood beyond doubt is refused with `{"error": ...}` and the connection's end.
 """
 
 from asyncio import BaseTransport
@@ -17,8 +17,8 @@ class Http1Protocol:
     """The protocol of one connection.
 
     `handler` gets each request that is not an inference call, in the order received, and answers it now or later; when
-    it raises, the answer is 500 and the loop's exception handler is told. `on_close` is called once, when the connection
-    is lost and everything in flight has been cancelled. `receive` is the buffer that all connections of the loop share;
+    it raises, the answer is 500 and the loop's exception handler is told. `on_close` is called once, when the
+    connection is lost and everything in flight has been cancelled. `receive` is the buffer that all connections of the loop share;
     without it the connection has its own.
     """
 

@@ -8,7 +8,6 @@
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport ceil
 from libc.string cimport memmove, strlen
 from libcpp cimport bool as cbool
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -17,10 +16,8 @@ from asyncio import get_running_loop
 
 import kernels.http1_request as _public
 
-from kernels.exchange cimport HTTP, OK
-from kernels.http1_answer cimport (SlotKind, append_answer, append_answer_head, append_continue, append_error_answer,
-                                   has_body)
-from kernels.http1_body cimport compress_answer
+from kernels.exchange cimport HTTP
+from kernels.http1_answer cimport SlotKind
 from kernels.http1_head cimport (END_FOUND, END_MORE, HeadEnd, HeadLimits, OddHead, Scan, find_head_end, interpret_head,
                                  scan_head)
 from kernels.infer cimport string_view
@@ -32,7 +29,6 @@ cdef extern from *:
     object PyMemoryView_FromMemory(char* memory, Py_ssize_t size, int flags)
 
 cdef enum:
-    LARGE = 64 * 1024           # bodies from here on go to the kernel from where they lie
     OUTPUT_HIGH = 256 * 1024    # no more requests are taken while this much waits to be written
 
 
@@ -44,14 +40,6 @@ cdef inline double monotonic() noexcept:
 
 cdef inline cbool is_method(const Head& head, const char* name) noexcept:
     return head.method == string_view(name, strlen(name))
-
-
-cdef inline string_view view_of(bytes text) noexcept:
-    return string_view(<const char*>text, len(text))
-
-
-cdef inline string_view text_view(const string& text) noexcept:
-    return string_view(text.data(), text.size())
 
 
 cdef inline str to_str(string_view text):
@@ -66,7 +54,8 @@ cdef class Http1Protocol(RequestOwner):
         self.limits = limits
         self.on_close = on_close
         self.receive = ReceiveBuffer() if receive is None else receive
-        self.out = Outbox()
+        self.out = Http1Writer.__new__(Http1Writer)
+        self.out.limits = limits
         self.is_lost = True
 
     def __dealloc__(self):
@@ -150,7 +139,7 @@ cdef class Http1Protocol(RequestOwner):
             self.write_out()
             return False
         if not self.slots.empty() and not self.slots.front().is_1_0 and self.out.fd >= 0:
-            append_continue(self.out.output)
+            self.out.write_continue()
             self.write_out()
         return not self.out.is_peer_gone()
 
@@ -491,61 +480,14 @@ cdef class Http1Protocol(RequestOwner):
         if slot.kind == SlotKind.EXCHANGE:
             exchange = <Exchange>slot.item
             Py_DECREF(exchange)
-            self.emit_exchange(exchange, answer, slot.coding)
+            self.out.write_exchange(exchange, answer, slot.coding)
             self.intake.release(exchange)
         elif slot.kind == SlotKind.REQUEST:
             request = <HttpRequest>slot.item
             Py_DECREF(request)
-            self.emit_request(request, answer, slot.coding)
+            self.out.write_request(request, answer, slot.coding)
         else:
-            answer.status = self.refusal
-            if not append_error_answer(self.out.output, answer, text_view(self.refusal_text)):
-                self.abort()
-
-    cdef void emit_exchange(self, Exchange exchange, Answer& answer, Coding coding) noexcept:
-        answer.version = text_view(exchange.served_version)
-        if exchange.retry_after > 0:
-            answer.retry_after = <int64_t>max(1.0, ceil(min(exchange.retry_after, 1e9)))
-        if exchange.code != OK:
-            answer.status = self.limits.status_of[exchange.code if 0 < exchange.code < 17 else 2]
-            if not append_error_answer(self.out.output, answer, text_view(exchange.message)):
-                self.abort()
-            return
-        answer.header_length = exchange.answer_header_length
-        if exchange.answer_header_length >= 0:
-            answer.content_type = string_view(b"application/octet-stream", 24)
-        else:
-            answer.content_type = string_view(b"application/json", 16)
-        self.emit_body(answer, coding, exchange.answer.data(), exchange.answer.size(), &exchange.answer, None)
-
-    cdef void emit_request(self, HttpRequest request, Answer& answer, Coding coding) noexcept:
-        answer.status = request.status
-        answer.extra = view_of(request.extra)
-        if request.answer:
-            answer.content_type = view_of(request.content_type)
-        if request.is_encoded:
-            coding = Coding.IDENTITY
-        self.emit_body(answer, coding, <const uint8_t*><const char*>request.answer, len(request.answer), NULL,
-                       request.answer)
-
-    cdef void emit_body(self, Answer& answer, Coding coding, const uint8_t* data, size_t size, Buffer* source,
-                        bytes whole) noexcept:
-        # The body lies in `source`, whose memory may be taken, or in `whole`.
-        cdef Buffer packed
-        if (coding != Coding.IDENTITY and self.limits.compression_min_bytes <= size <= self.limits.compression_max_bytes
-                and has_body(answer.status)):
-            answer.varies = True
-            if compress_answer(data, size, coding, packed):
-                answer.coding = coding
-                data, size, source, whole = packed.data(), packed.size(), &packed, None
-        if size < LARGE or answer.head_only or not has_body(answer.status):
-            if not append_answer(self.out.output, answer, data, size):
-                self.abort()
-            return
-        if not append_answer_head(self.out.output, answer, size):
-            self.abort()
-            return
-        self.out.write_large(data, size, source, whole)
+            self.out.write_error(answer, self.refusal, self.refusal_text)
 
     # --- Writing --------------------------------------------------------------------------------------------------
 
@@ -562,7 +504,7 @@ cdef class Http1Protocol(RequestOwner):
             return
         if self.wants_continue and self.slots.size() == 1 and self.body.received() == 0:
             self.wants_continue = False
-            append_continue(self.out.output)
+            self.out.write_continue()
         self.write_out()
         if self.is_lost or self.is_closing:
             return

@@ -20,6 +20,9 @@ inline bool Http2Session::receive(const uint8_t* data, size_t size, double now) 
 
 inline int Http2Session::on_begin_frame(nghttp2_session*, const nghttp2_frame_hd* head, void* user) {
     auto& self = *static_cast<Http2Session*>(user);
+    if (head->type == NGHTTP2_HEADERS) self.continuations_ = 0;
+    if (head->type == NGHTTP2_CONTINUATION && ++self.continuations_ > self.settings_.max_continuations)
+        return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (head->type != NGHTTP2_DATA && head->type != NGHTTP2_HEADERS && !self.control_frames_.spend(self.now_))
         self.terminate(NGHTTP2_ENHANCE_YOUR_CALM, "too_many_control_frames");
     return 0;

@@ -149,6 +149,7 @@ private:
     size_t live_ = 0;
     Stream* current_ = nullptr;        // whose head is being read
     int32_t head_id_ = 0;              // whose header block, trailers included, was last begun
+    uint32_t continuations_ = 0;       // frames of that header block behind its first
     size_t buffered_ = 0;              // bytes of messages not yet complete
     std::vector<int32_t> writable_;    // streams to tell of room; told by notify_writable
 
@@ -199,7 +200,8 @@ inline bool Http2Session::open(double now) {
     nghttp2_option_set_no_closed_streams(option, 1);
     nghttp2_option_set_max_outbound_ack(option, settings_.max_outbound_acks);
     nghttp2_option_set_max_settings(option, settings_.max_settings);
-    nghttp2_option_set_max_continuations(option, settings_.max_continuations);
+    // Counted here instead: nghttp2 counts reads while it waits for one, so that slow bytes are taken for a flood.
+    nghttp2_option_set_max_continuations(option, SIZE_MAX);
     // Resets are counted here instead, where it is known which of them are worth counting.
     nghttp2_option_set_stream_reset_rate_limit(option, uint64_t{1} << 40, uint64_t{1} << 40);
     nghttp2_mem memory = memory_.functions();

@@ -39,7 +39,7 @@ class Lane:
     def put(
         self, inputs: Sequence[tuple[int, int, Sequence[int], bytes]], rows: int, wanted: int = ...
     ) -> int:
-        """Fill the next slot by hand with (index, datatype, shape, raw bytes) and ring; the slot, or -1 when it is busy."""
+        """Fill the next slot by hand with (index, datatype, shape, raw bytes) and ring. The slot; -1: it is busy."""
 
     def get(self) -> tuple[int, int, str, list[tuple[int, int, tuple[int, ...], bytes]]] | None:
         """The oldest result as (slot, code, message, outputs), freeing its slot; None when none has come back."""

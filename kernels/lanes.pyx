@@ -4,10 +4,10 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITE, PyBuffer_Release, P
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from kernels.exchange cimport Exchange
-from kernels.infer cimport DataType, TensorView, element_size
+from kernels.infer cimport DataType, TensorView
 
 import os
 
@@ -124,7 +124,7 @@ cdef class Lane:
         cdef Slot* s = &self.header.slot[slot]
         cdef uint8_t* base = lane_inputs(self.header, slot)
         cdef size_t count = head.request.inputs.size()
-        cdef size_t offset = 0, total, used = 0
+        cdef size_t offset = 0, used
         cdef uint64_t mask = head.inputs_mask
         cdef int members = 0, fitted, index
         cdef int64_t sum_rows = 0

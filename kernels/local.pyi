@@ -10,8 +10,8 @@ class LocalCall:
     Args:
         message: the request's protobuf bytes.
         deadline: monotonic seconds; 0.0 for none.
-        done: called once, possibly before the constructor returns, with the gRPC status code, its text, the bytes of the
-            ModelInferResponse and the seconds after which a retry makes sense (0.0 when there is nothing to say).
+        done: called once, possibly before the constructor returns, with the gRPC status code, its text, the bytes of
+            the ModelInferResponse and the seconds after which a retry makes sense (0.0 when there is nothing to say).
     """
 
     def __init__(

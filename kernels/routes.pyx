@@ -47,5 +47,6 @@ cdef class RouteTable:
     def lookup(self, str model, str version=""):
         cdef bytes name = model.encode(), wanted = version.encode()
         cdef int miss = FOUND
-        target = self.pick(string_view(<const char*>name, len(name)), string_view(<const char*>wanted, len(wanted)), &miss)
+        target = self.pick(string_view(<const char*>name, len(name)),
+                           string_view(<const char*>wanted, len(wanted)), &miss)
         return target, ("found", "unknown_model", "no_versions", "unknown_version", "version_not_ready")[miss]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -103,8 +104,9 @@ def instructions(settings: Settings) -> Text:
         f"curl -s http://{address(settings.host, settings.http_port)}/v2/models/tumours/infer "
         f"-d '{json.dumps(body, separators=(',', ':'))}'"
     )
+    python = os.path.relpath(sys.executable)
     snippet = f"""\
-.venv/bin/python - <<'EOF'
+{sys.executable if python.startswith("..") else python} - <<'EOF'
 import numpy, tritonclient.grpc as triton
 client = triton.InferenceServerClient("{address(settings.host, settings.grpc_port)}")
 pixels = triton.InferInput("pixels", [1, 64], "FP32")
