@@ -70,7 +70,7 @@ cdef class Deployment:
     cdef cbool dirty                   # waits for its kick at the end of this wake-up
     cdef object on_idle                # called once, when a retiring deployment has answered all
 
-    cdef Lane pick_lane(self, double now)
+    cdef Lane pick_lane(self, double now, double* start)
     cdef double backlog(self, double now) noexcept
     cdef void kick(self, double now) noexcept
     cdef void put_back(self, Exchange chain, double now) noexcept

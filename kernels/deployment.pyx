@@ -10,12 +10,12 @@ from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, INT
                                RUNNING, UNAVAILABLE, Exchange, ReplySink)
 from kernels.infer cimport DataType, OutputView, WireError, clipped, datatype_from_name, kMaxRank, string_view
 from kernels.lanes cimport SLOT_FAILED, Lane, Slot, kLaneMessage, kLaneTensors, slot_state
-from kernels.loop cimport LoopIntake, epoch_ms, monotonic
+from kernels.loop cimport epoch_ms, monotonic
 from kernels.meters cimport BACKEND, CANCELED, OTHER, REJECTED, Meters
 from kernels.wire cimport encode_json, encode_proto
 
-# A batch whose predicted end is nearer than this gets a successor into the lane's other slot at once, so that the
-# worker never waits for the loop. Further away, arrivals keep gathering into a larger batch.
+# So long before a batch is expected to end its successor goes into the lane's other slot, so that the worker need not
+# wait for the loop. Until then arrivals keep gathering into a larger batch.
 cdef double PREFETCH_SECONDS = 0.002
 # Runs of one request before it is given up: the first, and two more after a worker died under it.
 cdef int MAX_ATTEMPTS = 3
@@ -141,21 +141,24 @@ cdef class Deployment:
         """Since when the longest-running batch runs, per lane: [(lane, monotonic seconds)]."""
         return [(lane, lane.oldest_started) for lane in self.lanes if not lane.is_idle]
 
-    cdef Lane pick_lane(self, double now):
-        cdef Lane lane, busy = None
+    cdef Lane pick_lane(self, double now, double* start):
+        # An idle lane, else the busy one that will be free first, if that is soon; `start` is when it is expected to be.
+        cdef Lane lane, soonest = None
+        cdef double free_at
+        cdef int running
+        start[0] = now
         for lane in self.lanes:
             if lane.free_slot() < 0:
                 continue
-            if lane.running[lane.harvest_next] is None:
+            running = lane.harvest_next
+            if lane.running[running] is None:
                 return lane
-            if busy is None:
-                busy = lane
-        if busy is None:
-            return None
-        cdef int running = busy.harvest_next
-        cdef double left = busy.started[running] + self.queue.service_time.predict(busy.running_rows[running]) - now
-        if left <= PREFETCH_SECONDS or self.queue.rows >= self.signature.max_batch_size:
-            return busy
+            free_at = lane.started[running] + self.queue.service_time.predict(lane.running_rows[running])
+            if soonest is None or free_at < start[0]:
+                soonest, start[0] = lane, free_at
+        if soonest is None or start[0] - now <= PREFETCH_SECONDS:
+            return soonest
+        self.loop.arm(start[0] - PREFETCH_SECONDS)
         return None
 
     cdef double backlog(self, double now) noexcept:
@@ -180,13 +183,13 @@ cdef class Deployment:
         cdef Exchange head, x, rest
         cdef int64_t rows
         cdef int slot, members
-        cdef double wake
+        cdef double wake, start = now
         self.dirty = False
         while self.queue.count:
-            lane = self.pick_lane(now)
+            lane = self.pick_lane(now, &start)
             if lane is None:
                 break
-            head = self.queue.take(now)
+            head = self.queue.take(max(now, start))
             if self.queue.dropped is not None:
                 self.drop(now)
             if head is None:

@@ -13,7 +13,7 @@ from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
 from kernels.meters cimport OTHER, REJECTED, Meters
 from kernels.routes cimport FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, RouteTable
-from kernels.wire cimport JsonDecoder, decode_proto, match_infer_path
+from kernels.wire cimport decode_proto, match_infer_path
 
 
 @cython.final

@@ -18,8 +18,8 @@ class Http1Protocol:
 
     `handler` gets each request that is not an inference call, in the order received, and answers it now or later; when
     it raises, the answer is 500 and the loop's exception handler is told. `on_close` is called once, when the
-    connection is lost and everything in flight has been cancelled. `receive` is the buffer that all connections of the loop share;
-    without it the connection has its own.
+    connection is lost and everything in flight has been cancelled. `receive` is the buffer that all connections of the
+    loop share; without it the connection has its own.
     """
 
     in_flight: int

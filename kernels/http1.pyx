@@ -17,7 +17,7 @@ from asyncio import get_running_loop
 import kernels.http1_request as _public
 
 from kernels.exchange cimport HTTP
-from kernels.http1_answer cimport SlotKind
+from kernels.http1_answer cimport Answer, SlotKind
 from kernels.http1_head cimport (END_FOUND, END_MORE, HeadEnd, HeadLimits, OddHead, Scan, find_head_end, interpret_head,
                                  scan_head)
 from kernels.infer cimport string_view

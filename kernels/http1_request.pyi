@@ -11,8 +11,9 @@ class Http1Limits:
     one body (413). Seconds: `header_timeout` from the first byte of a head to its last (408), `body_timeout` without
     progress of a body (408) or of an answer that the client does not read (closed), `idle_timeout` between requests
     (closed), `linger_timeout` from the last answer to the client's end of the connection, `drain_grace` from `drain`
-    until idle connections are closed. At most `max_pipelined` requests are in flight; reading pauses beyond. Answers between `compression_min_bytes` and `compression_max_bytes`
-    are compressed for those who ask. `statuses` gives the HTTP status of each of the 17 gRPC codes.
+    until idle connections are closed. At most `max_pipelined` requests are in flight; reading pauses beyond. Answers
+    between `compression_min_bytes` and `compression_max_bytes` are compressed for those who ask. `statuses` gives the
+    HTTP status of each of the 17 gRPC codes.
     """
 
     header_timeout: float

@@ -18,18 +18,19 @@ public:
     Client& operator=(const Client&) = delete;
     ~Client() { nghttp2_hd_inflate_del(inflater_); }
 
-    // Everything but window updates, which depend on how the input was cut.
+    // Everything up to an error of the connection, but window updates, which depend on how the input was cut.
     std::string seen;
     std::set<uint32_t> answered;
-    bool has_goaway_error = false;
+    bool has_goaway = false;
+    bool has_error = false;
 
     // What the server wrote at once. Frames never lie across two writes of it, but for DATA.
     void receive(std::string_view bytes) {
         Frames frames(pending_ + std::string(bytes));
         pending_ = frames.rest;
         for (const Frame& frame : frames.frames) {
-            if (frame.type != WINDOW_UPDATE && !has_goaway_error) seen += frame.bytes();
             take(frame);
+            if (frame.type != WINDOW_UPDATE && !has_error) seen += frame.bytes();
         }
     }
     bool is_between_frames() const { return pending_.empty(); }
@@ -57,7 +58,8 @@ private:
         if (frame.type == RST_STREAM) answer.is_ended = true;
         if (frame.type == GOAWAY) {
             MUST(frame.payload.size() >= 8);
-            has_goaway_error |= frame.payload.substr(4, 4) != std::string(4, '\0');
+            has_goaway = true;
+            has_error |= frame.payload.substr(4, 4) != std::string(4, '\0');
         }
     }
 
