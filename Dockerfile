@@ -20,7 +20,6 @@ COPY gateway gateway
 RUN /opt/sluice/bin/pip install --quiet --no-cache-dir --disable-pip-version-check . \
  && /opt/sluice/bin/pip uninstall --quiet --yes pip setuptools \
  && find /opt/sluice -depth -type d \( -name __pycache__ -o -name tests -o -name test \) -exec rm -rf {} + \
- && find /opt/sluice -name '*.so*' -type f -exec strip --strip-unneeded {} + \
  && /opt/sluice/bin/python -m compileall -q -j 0 /opt/sluice/lib
 
 FROM ${BASE}
@@ -34,6 +33,8 @@ ENV PATH=/opt/sluice/bin:$PATH \
     SLUICE_HOST=0.0.0.0 \
     SLUICE_MODEL_REPOSITORY=/models \
     SLUICE_DATA_DIR=/var/lib/sluice
+# An image that could not start is not made.
+RUN sluice --version && python3 -c 'import gateway.server, onnxruntime'
 USER 10001
 WORKDIR /var/lib/sluice
 EXPOSE 8000 8001 8002

@@ -34,9 +34,9 @@ class Http1Protocol:
         receive: ReceiveBuffer | None = None,
     ) -> None: ...
     def drain(self) -> None:
-        """Take no more requests: an idle connection closes now, any other after the answers in flight.
+        """Take no more requests than those on their way: the last answer says `Connection: close` and ends it.
 
-        The last of them says `Connection: close`. A request whose head has begun to arrive is still answered.
+        An idle connection is closed when `drain_grace` has passed without a request. Idempotent.
         """
 
     def close_now(self) -> None:

@@ -12,8 +12,8 @@ from kernels.outbox cimport Outbox
 
 
 cdef class Http1Writer(Outbox):
-    # All of them add to the output, in which `answer` says what the connection wants said and `coding` what the client
-    # likes best. Large bodies are written at once, with what is before them. What cannot be written ends the connection.
+    # All of them add to the output: `answer` says what the connection wants said, `coding` what the client likes best.
+    # Large bodies are written at once, with what is before them. What cannot be written ends the connection.
     cdef Http1Limits limits
     # The exchange stays the caller's; its answer buffer may be taken.
     cdef void write_exchange(self, Exchange exchange, Answer& answer, Coding coding) noexcept

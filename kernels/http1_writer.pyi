@@ -2,6 +2,5 @@
 
 from kernels.outbox import Outbox
 
-
 class Http1Writer(Outbox):
     """Nothing to call from Python."""

@@ -174,6 +174,8 @@ def raw_from_contents(datatype: str, contents: Mapping[int, Sequence[int | bytes
     if any(elements for kind, elements in contents.items() if kind != field):
         raise ValueError("contents of another datatype")
     elements = contents.get(field, [])
+    if not elements:
+        return b""
     if datatype == "BYTES":
         return pack_bytes(element for element in elements if isinstance(element, bytes))
     if field in (6, 7):

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -62,14 +62,18 @@ class Server:
 
         return asyncio.run_coroutine_threadsafe(in_loop(), self.loop).result(30)
 
-    def tick(self, seconds: float = 0.0) -> None:
-        """Tick every connection as if `seconds` had passed since now."""
+    def each(self, targets: Iterable[Value], call: Callable[[Value], None]) -> None:
+        """Make `call` with each of them, in the loop's thread."""
 
         def all_of_them() -> None:
-            for connection in tuple(self.connections):
-                connection.tick(time.monotonic() + seconds)
+            for target in targets:
+                call(target)
 
         self.run(all_of_them)
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """Tick every connection as if `seconds` had passed since now."""
+        self.each(tuple(self.connections), lambda connection: connection.tick(time.monotonic() + seconds))
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop turn until `condition` holds there; fail when it has had ample time."""
@@ -84,7 +88,7 @@ class Server:
 
     def stop(self) -> None:
         self._listening.close()
-        self.run(lambda: [connection.close_now() for connection in tuple(self.connections)])
+        self.each(tuple(self.connections), Http1Protocol.close_now)
         self.until(lambda: not self.connections)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(20)

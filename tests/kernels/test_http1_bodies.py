@@ -104,8 +104,8 @@ def test_unusual_chunks_are_understood(make: MakePeer, wire: bytes) -> None:
         b"3\nabc\r\n0\r\n\r\n", b"3\r\nabc0\r\n\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"3 \r\nabc\r\n", b" 3\r\nabc\r\n",
         b"0x3\r\nabc\r\n", b"-3\r\nabc\r\n", b"+3\r\nabc\r\n", b"\r\nabc\r\n", b";a\r\nabc\r\n", b"3;\r\nabc\r\n",
         b"3;a b\r\nabc\r\n", b"3;a=\r\nabc\r\n", b'3;a="b\r\nabc\r\n', b"3;a\nabc\r\n", b"3\r\rabc\r\n",
-        b"10000000000000003\r\nabc\r\n", b"0\r\n X: y\r\n\r\n", b"0\r\nX\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\r\nX: \0\r\n\r\n",
-        b"0\r\n\n", b"3\r\nabc\n0\r\n\r\n", b"0\r\n: y\r\n\r\n",
+        b"10000000000000003\r\nabc\r\n", b"0\r\n X: y\r\n\r\n", b"0\r\nX\r\n\r\n", b"0\r\nX: y\n\r\n",
+        b"0\r\nX: \0\r\n\r\n", b"0\r\n\n", b"3\r\nabc\n0\r\n\r\n", b"0\r\n: y\r\n\r\n",
     ],
 )  # fmt: skip
 def test_malformed_chunks_are_refused(make: MakePeer, wire: bytes) -> None:
@@ -130,8 +130,8 @@ class Reference:
 
 
 CHUNK_PIECES = st.sampled_from(
-    [b"0", b"1", b"3", b"a", b"F", b"\r\n", b"\r", b"\n", b"abc", b";", b"=", b'"', b"\\", b"x", b" ", b":", b"\t", b"\0",
-     b"3\r\nabc\r\n", b"0\r\n\r\n", b"X: y\r\n", b"1\r\nz\r\n"]
+    [b"0", b"1", b"3", b"a", b"F", b"\r\n", b"\r", b"\n", b"abc", b";", b"=", b'"', b"\\", b"x", b" ", b":", b"\t",
+     b"\0", b"3\r\nabc\r\n", b"0\r\n\r\n", b"X: y\r\n", b"1\r\nz\r\n"]
 )  # fmt: skip
 
 

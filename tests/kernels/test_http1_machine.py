@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from http1_peer import INFER, Peer, chunked, infer, peers, request
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from http1_peer import INFER, Peer, chunked, infer, peers, request
 
 from kernels.http1 import HttpRequest
 

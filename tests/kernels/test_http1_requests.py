@@ -87,7 +87,9 @@ def test_any_message_is_valid_json(make: MakePeer, message: bytes, text: str) ->
     assert json.loads(answer.body) == {"error": text}
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.0, None), (0.01, b"1"), (1.0, b"1"), (1.2, b"2"), (1e300, b"1000000000")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.0, None), (0.01, b"1"), (1.0, b"1"), (1.2, b"2"), (1e300, b"1000000000")]
+)
 def test_retry_after_is_whole_seconds_and_at_least_one(make: MakePeer, seconds: float, said: bytes | None) -> None:
     answer = make(lambda pending: pending.fail(8, b"busy", retry_after=seconds)).ask(infer())
     assert answer.status == 429

@@ -20,11 +20,13 @@ import aiohttp
 import pytest
 import uvloop
 from http1_peer import INFER, echo, infer, parse_answers, request
-from http1_server import Server, read_all, serving
+from http1_server import read_all, serving
 
-from kernels.http1 import HttpRequest
+from kernels.http1 import Http1Protocol, HttpRequest
 
-LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"])
+LOOPS = pytest.mark.parametrize(
+    "new_loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"]
+)
 PATH = INFER.decode()
 # What a sanitizer run preloads is meant for Python: curl hangs under it, whatever server it talks to.
 PLAIN_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -39,8 +41,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("openssl makes the certificate")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-keyout", str(path), "-out", str(path) + ".crt"]
     subprocess.run(command, check=True, capture_output=True, env=PLAIN_ENVIRONMENT)
     return path
@@ -65,7 +67,8 @@ def test_http_client_keeps_its_connection(new_loop: Callable[[], asyncio.Abstrac
             assert client.getresponse().read() == pattern(size)
         client.request("HEAD", "/x")
         assert client.getresponse().read() == b""
-        client.request("PUT", "/y", iter([b"one", b"two"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+        chunks = iter([b"one", b"two"])
+        client.request("PUT", "/y", chunks, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
         assert client.getresponse().read() == b"PUT /y 6"
         client.close()
         assert server.accepted == 1
@@ -92,7 +95,8 @@ def test_curl_waits_for_100_and_inflates(tmp_path: Path) -> None:
     (tmp_path / "body").write_bytes(body)
     with serving(echo) as server:
         url = f"http://127.0.0.1:{server.port}{PATH}"
-        command = ["curl", "-sS", "--compressed", "--data-binary", f"@{tmp_path / 'body'}", "-H", "Expect: 100-continue", url]
+        command = ["curl", "-sS", "--compressed", "-H", "Expect: 100-continue"]
+        command += ["--data-binary", f"@{tmp_path / 'body'}", url]
         ended = subprocess.run([*command, url], capture_output=True, check=True, timeout=30, env=PLAIN_ENVIRONMENT)
         assert ended.stdout == body * 2
         assert server.accepted == 1
@@ -163,7 +167,7 @@ def test_a_client_that_closes_its_half_gets_its_answers() -> None:
         for _ in range(3):
             server.tick()
         assert not any(pending.is_cancelled for pending in server.intake.requests)
-        server.run(lambda: [pending.answer(pending.body) for pending in server.intake.requests])
+        server.each(server.intake.requests, lambda pending: pending.answer(pending.body))
         answers = [answer for answer in parse_answers(read_all(client)) if answer.status != 100]
         assert [answer.body for answer in answers] == [b"0", b"1"]
         client.close()
@@ -254,7 +258,7 @@ def test_draining_ends_every_connection_after_its_answers() -> None:
         idle, busy = server.connect(), server.connect()
         busy.sendall(infer(b"busy"))
         server.until(lambda: len(server.intake.requests) == 1 and len(server.connections) == 2)
-        server.run(lambda: [connection.drain() for connection in tuple(server.connections)])
+        server.each(tuple(server.connections), Http1Protocol.drain)
         assert read_all(idle) == b""
         server.run(lambda: server.intake.requests[0].answer(b"done"))
         (answer,) = parse_answers(read_all(busy))
@@ -274,17 +278,19 @@ def test_clients_that_come_and_go_by_the_hundred_leave_nothing() -> None:
                 if not kept.is_cancelled and not kept.is_answered:  # type: ignore[attr-defined]
                     kept.answer(b"x" * 100_000)  # type: ignore[attr-defined]
 
-    def one(server: Server, number: int) -> None:
+    def one(number: int) -> None:
         client = server.connect()
         client.sendall(infer(b"x" * (number * 997 % 100_000)) + infer() * (number % 4) + b"POST /v2"[: number % 9])
         if number % 2:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
 
+    def hundred(first: int) -> None:
+        for number in range(first, first + 100):
+            one(number)
+
     with serving(later) as server:
-        threads = [
-            threading.Thread(target=lambda first=first: [one(server, first + i) for i in range(100)]) for first in range(4)
-        ]
+        threads = [threading.Thread(target=hundred, args=(first,)) for first in range(0, 400, 100)]
         for thread in threads:
             thread.start()
         for thread in threads:
