@@ -26,7 +26,7 @@ FROM ${BASE}
 ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 libnghttp2-14 libsimdjson14 >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /usr/share/doc /usr/share/man \
- && useradd --system --uid 10001 --create-home --home-dir /var/lib/sluice sluice \
+ && useradd --uid 10001 --create-home --home-dir /var/lib/sluice sluice \
  && install -d -o sluice /models
 COPY --from=build /opt/sluice /opt/sluice
 ENV PATH=/opt/sluice/bin:$PATH \

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import __version__
-from gateway.deployments import IndexRow
+from gateway.attempts import UNLOADED, IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
+from gateway.lifecycle import State
 from gateway.observed import (
     ModelMetadata,
     ModelStatistics,
@@ -39,6 +40,7 @@ from kernels.routes import ModelRoute, RouteTable
 _log = logging.getLogger("sluice.dataplane")
 
 SWEEP_SECONDS = 0.1
+NOT_READY = "the server is not ready"
 EXTENSIONS = (
     "classification",
     "model_repository",
@@ -55,6 +57,7 @@ EXTENSIONS = (
 class Control(Protocol):
     """`gateway.models.Models`: what is wanted, and in which state it is."""
 
+    def has_looked(self) -> bool: ...
     def is_ready(self) -> bool: ...
     def index(self, *, is_ready: bool = False) -> list[IndexRow]: ...
     def ready_versions(self, model: str) -> tuple[int, ...]: ...
@@ -79,7 +82,8 @@ class DataPlane:
         self._control: Control | None = None
         # What answers, by model and version. Changed by publish and withdraw only; the route table follows it.
         self._served: dict[tuple[str, int], Served] = {}
-        # Replaced by another group of the same version, and not yet withdrawn.
+        # Replaced by another group of the same version, or withdrawn; until the last answer. Changed by publish and
+        # withdraw only.
         self._leaving: list[Served] = []
         # Counters outlive a version's reload, as Prometheus wants it; dropped when the version has left the index.
         self._meters: dict[tuple[str, str], Meters] = {}
@@ -94,6 +98,7 @@ class DataPlane:
     def connect(self, control: Control) -> None:
         self._control = control
         control.subscribe(self._notify)
+        self._notify()
 
     def start(self) -> None:
         """Begins to watch the clock: deadlines, hung workers, where workers run."""
@@ -124,39 +129,44 @@ class DataPlane:
         self._route()
 
     def suspend(self, model: str, version: int, group: VersionGroup) -> None:
-        served = self._served.get((model, version))
-        if served is None or served.group is not group:
+        served = self._serving(group)
+        if served is None:
             return
         served.is_suspended = True
         self._route()
         served.suspend(f"Request for unknown model: '{model}' version {version} is not at ready state")
 
     async def withdraw(self, model: str, version: int, group: VersionGroup) -> None:
-        served = self._served.get((model, version))
-        if served is not None and served.group is group:
+        served = self._serving(group)
+        if served is None:
+            return
+        if self._served.get((model, version)) is served:
             del self._served[model, version]
+            self._leaving.append(served)
             self._route()
-        else:
-            served = next((one for one in self._leaving if one.group is group), None)
-            if served is None:
-                return
+        try:
+            await served.drain()
+        finally:
             self._leaving.remove(served)
-        await served.drain()
+
+    def _serving(self, group: VersionGroup) -> Served | None:
+        return next((one for one in (*self._served.values(), *self._leaving) if one.group is group), None)
 
     def _route(self) -> None:
-        """One swap of every route. A call without a version goes to the highest one that is not suspended."""
+        """One swap of every route. A call without a version goes to the highest one that is not suspended. What is
+        loading, or failed, is a version that is not ready; what was unloaded is none."""
         by_model: dict[str, dict[int, Deployment | None]] = {}
         for (model, version), served in self._served.items():
             by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+        for row in self._index():
+            versions = by_model.setdefault(row.name, {})
+            if row.version and row.state != State.UNLOADING.value and row.reason != UNLOADED:
+                versions.setdefault(int(row.version), None)
         routes = {}
         for model, versions in by_model.items():
             ready = [version for version, deployment in versions.items() if deployment is not None]
             default = versions[max(ready)] if ready else None
             routes[model] = ModelRoute(default, {str(version): target for version, target in versions.items()})
-        for row in self._index():
-            known = routes.get(row.name)
-            if known is None:
-                routes[row.name] = ModelRoute(None, {})
         self.intake.route_table = RouteTable(routes)
 
     # Questions: called by the front ends and the admin plane
@@ -164,6 +174,10 @@ class DataPlane:
     @property
     def in_flight(self) -> int:
         return self.intake.in_flight
+
+    @property
+    def unrouted(self) -> Meters:
+        return self.intake.unrouted
 
     def is_live(self) -> bool:
         return True
@@ -234,11 +248,12 @@ class DataPlane:
         return LocalCall(self.intake, message, deadline, done)
 
     def served(self) -> list[Observed]:
-        """Every version that the index knows, served or not, for metrics and the admin plane."""
-        rows = [row for row in self._index() if row.version]
+        """Every version that the index knows, served or not, for metrics and the admin plane; and, without a version,
+        every model that cannot be followed, such as one whose config.pbtxt is refused."""
+        rows = [row for row in self._index() if row.version or row.reason]
         self._meters = {(row.name, row.version): self._meters_of(row.name, row.version) for row in rows}
         return [
-            Observed(row, self._served.get((row.name, int(row.version))), self._meters[row.name, row.version])
+            Observed(row, self._served.get((row.name, int(row.version or 0))), self._meters[row.name, row.version])
             for row in rows
         ]
 
@@ -268,6 +283,8 @@ class DataPlane:
 
     def _notify(self) -> None:
         self._route()
+        is_known = self._control is not None and self._control.has_looked()
+        self.intake.refusal = None if is_known else NOT_READY  # an unknown model may be one that is yet to be seen
         for listener in tuple(self._listeners):
             listener()
 
@@ -278,7 +295,7 @@ class DataPlane:
         if any(shared) != self._is_pinned:
             self._is_pinned = not self._is_pinned
             pin_thread((self._loop_cpu,) if self._is_pinned else self._cpus)
-        for served in tuple(self._served.values()):
+        for served in (*self._served.values(), *self._leaving):
             for instance in served.kill_hung(now, self._settings.workers.batch_timeout_seconds):
                 _log.error(
                     "worker hung",

@@ -16,7 +16,8 @@ SluiceError
 │   ├── ModelNotInRepository      asked to load what the repository does not hold
 │   └── LoadFailed                a version could not be brought up
 │       └── ModelLoadFailed       an asked-for load of a model failed
-└── SettingsError                 a setting is unknown or has a bad value
+├── SettingsError                 a setting is unknown or has a bad value
+└── StartFailed                   a part of the gateway cannot start on this machine, whatever the settings say
 
 The errors carry facts (which model, which version, which limit). Sentences for callers and status codes are made in
 `gateway.frontends.status`, and nowhere else.
@@ -137,3 +138,11 @@ class SettingsError(SluiceError):
         self.key = key
         self.reason = reason
         self.origin = origin
+
+
+class StartFailed(SluiceError):
+    """`part` of the gateway cannot start on this machine, whatever the settings say."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        self.part = part
+        self.reason = reason

@@ -1,4 +1,4 @@
-"""The states of one deployment of a model version, and every way from one to the next.
+"""The states of one attempt to serve a model version, and every way from one to the next.
 
 Everything that changes a state goes through `after`. Nothing here knows why a change is wanted, or what it takes.
 """
@@ -25,7 +25,7 @@ class State(Enum):
 
 
 class Step(Enum):
-    """What can happen to a deployment."""
+    """What can happen to an attempt."""
 
     LOAD = "load"
     """Work on it begins."""

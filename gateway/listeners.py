@@ -8,8 +8,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, cast
 
+from gateway.errors import SettingsError
 from gateway.settings import TlsSettings
 
 _log = logging.getLogger("sluice.listeners")
@@ -49,6 +51,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
+        self._is_draining = False
         # Set while nothing is connected, so that a drain can wait for it.
         self._empty = asyncio.Event()
         self._empty.set()
@@ -78,7 +81,8 @@ class Listener:
             self._server.close()
 
     def drain(self) -> None:
-        """Tells every connection to finish and close."""
+        """Tells every connection to finish and close, also those whose handshake is yet to be done."""
+        self._is_draining = True
         for connection in tuple(self.connections):
             connection.drain()
 
@@ -104,6 +108,8 @@ class Listener:
         connection = self._make(self._closed)
         self.connections.add(connection)
         self._empty.clear()
+        if self._is_draining:
+            asyncio.get_running_loop().call_soon(connection.drain)  # once it has its transport
         return connection
 
     def _closed(self, connection: Connection) -> None:
@@ -150,13 +156,21 @@ class Refusal(asyncio.Protocol):
 
 
 def server_context(settings: TlsSettings, alpn: str) -> ssl.SSLContext | None:
-    """The TLS context of a listener that speaks `alpn`; None while no certificate is set. OSError or ssl.SSLError when
-    a file cannot be read."""
+    """The TLS context of a listener that speaks `alpn`; None while no certificate is set. SettingsError when a file
+    cannot be read, ssl.SSLError when it holds something else."""
     if settings.certificate_file is None:
         return None
+    for name in ("certificate_file", "private_key_file", "client_ca_file"):
+        file: Path | None = getattr(settings, name)
+        try:
+            if file is not None:
+                file.open("rb").close()
+        except OSError as error:  # ssl would not say which
+            raise SettingsError(f"tls.{name}", f"{file} cannot be read: {error.strerror}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.certificate_file, settings.private_key_file)
+    # An empty password: ssl would ask the terminal for that of an encrypted key.
+    context.load_cert_chain(settings.certificate_file, settings.private_key_file, password="")
     context.set_alpn_protocols([alpn])
     if settings.client_ca_file is not None:
         context.load_verify_locations(settings.client_ca_file)

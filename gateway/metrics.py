@@ -94,6 +94,10 @@ class MeterSource(Protocol):
 
     def served(self) -> Sequence[Served]: ...
 
+    @property
+    def unrouted(self) -> Meters:
+        """Of the requests that reached no version."""
+
 
 class ServedCollector(Collector):
     """All families about models. `demand` maps model names to their demand (see `gateway.activity`)."""
@@ -108,6 +112,7 @@ class ServedCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         served = self._source.served()
         yield from _traffic(served)
+        yield _unrouted(self._source.unrouted)
         yield from _state(served)
         demand = GaugeMetricFamily(
             "sluice_demand",
@@ -183,6 +188,18 @@ def _traffic(served: Sequence[Served]) -> Iterator[Metric]:
         for reason, total in zip(SHED_REASONS, meters.shed_counts()[1:], strict=True):
             shed.add_metric([*labels, reason], total)
     yield from (requests, durations, queue, compute, batch_size, shed)
+
+
+def _unrouted(meters: Meters) -> Metric:
+    requests = CounterMetricFamily(
+        "sluice_unrouted_requests",
+        "Requests that reached no version: malformed, or for a model or version that is not there or not ready",
+        labels=["protocol", "code"],
+    )
+    for index, protocol in enumerate(PROTOCOLS):
+        for code, total in zip(CODES, meters.requests(index), strict=True):
+            requests.add_metric([protocol, code], total)
+    return requests
 
 
 def _state(served: Sequence[Served]) -> Iterator[Metric]:

@@ -105,6 +105,8 @@ def ignored_fields(config: ModelConfig) -> tuple[str, ...]:
     """Paths of what the operator set and Sluice accepts without acting on it."""
     found = [name for name in _IGNORED if _is_set(config, name)]
     found += [f"optimization.{name}" for name in _IGNORED_OPTIMIZATION if _is_set(config.optimization, name)]
+    if config.dynamic_batching.preserve_ordering:
+        found.append("dynamic_batching.preserve_ordering")
     for index, group in enumerate(config.instance_group):
         found += [f"instance_group[{index}].{name}" for name in _IGNORED_GROUP if _is_set(group, name)]
     return tuple(found)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gateway.deployments import Backoff, Deployment, Event, IndexRow, Load, Unload, Verify
+from gateway.attempts import Attempt, Backoff, Event, IndexRow, Load, Unload, Verify
 from gateway.errors import (
     ConfigError,
     ControlNotAllowed,
@@ -56,7 +56,7 @@ def log_event(event: Event) -> None:
 
 @dataclass(frozen=True)
 class _Live(Generic[G]):
-    """What a deployment holds from being brought up to its end."""
+    """What an attempt holds from being brought up to its end."""
 
     plan: ServingPlan
     group: G
@@ -90,16 +90,17 @@ class Models(Generic[G]):
         self._watch = Watch(
             source, self._reconciler.observe, self._emit, settings, clock=self._clock, settle_seconds=settle_seconds
         )
-        # Tasks that bring up, and what came up. A deployment is in one of them from Load to `unloaded` or `failed`.
-        self._loading: dict[Deployment, asyncio.Task[None]] = {}
-        self._live: dict[Deployment, _Live[G]] = {}
+        # Tasks that bring up, and what came up. An attempt is in one of them from Load to `unloaded` or `failed`.
+        self._loading: dict[Attempt, asyncio.Task[None]] = {}
+        self._live: dict[Attempt, _Live[G]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
+        # What listeners were last told of: changed by `_notify` alone.
+        self._told: tuple[bool, list[IndexRow]] = (False, [])
         self._has_begun = False
         self._is_stopping = False
         self._ended = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
 
     # Life
 
@@ -117,21 +118,17 @@ class Models(Generic[G]):
         finally:
             self._tasks = None
             self._reconciler.shut()
+            self._changed.set()
             await asyncio.gather(*(live.group.stop() for live in self._live.values()))
             await asyncio.to_thread(self._staging.close)
             self._ended.set()
-
-    async def start(self) -> None:
-        """Has `run` run in a task of its own, whose unexpected end is told to the loop's exception handler."""
-        self._runner = asyncio.create_task(self.run(), name="life cycle of models")
-        self._runner.add_done_callback(_shout)
 
     async def stop(self) -> None:
         """Withdraws, drains and stops all versions; returns when `run` has. Idempotent. Cancelled, it has begun."""
         self._is_stopping = True
         self._reconciler.shut()
         self._wake.set()
-        if self._tasks is not None or (self._runner is not None and not self._runner.done()):
+        if self._tasks is not None:
             await self._ended.wait()
 
     async def load_model(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -149,6 +146,7 @@ class Models(Generic[G]):
         override = _override(name, parameters or {})
         try:
             await self._watch.look_twice()
+            self._require_explicit()  # it may have been stopped meanwhile
             is_known = self._reconciler.request(name, override)
         except SourceUnavailable as error:
             raise ModelLoadFailed(name, f"{error.place}: {error.reason}") from error
@@ -174,6 +172,10 @@ class Models(Generic[G]):
 
     # Questions
 
+    def has_looked(self) -> bool:
+        """Whether it is known which models there are; the source may have been unreadable so far."""
+        return self._has_begun and self._reconciler.has_observed
+
     def is_ready(self) -> bool:
         """Whether every wanted model has a version that answers."""
         return self._has_begun and self._reconciler.is_ready()
@@ -191,8 +193,8 @@ class Models(Generic[G]):
         return next(
             (
                 live.plan
-                for deployment, live in self._live.items()
-                if (deployment.model, deployment.version, deployment.state) == (model, version, State.READY)
+                for attempt, live in self._live.items()
+                if (attempt.model, attempt.version, attempt.state) == (model, version, State.READY)
             ),
             None,
         )
@@ -238,89 +240,94 @@ class Models(Generic[G]):
         assert self._tasks is not None, "this is a bug: the life cycle is not running"
         for action in self._reconciler.decide(self._clock.now()):
             match action:
-                case Load(deployment):
-                    task = self._spawn(self._load(deployment), f"load {_name(deployment)}")
-                    self._loading[deployment] = task
-                    task.add_done_callback(partial(self._never_ran, deployment))
-                case Unload(deployment) if deployment in self._loading:
-                    self._loading[deployment].cancel()
-                case Unload(deployment):
-                    self._spawn(self._unload(deployment), f"unload {_name(deployment)}")
-                case Verify(deployment, listing):
-                    self._spawn(self._verify(deployment, listing), f"verify {_name(deployment)}")
+                case Load(attempt):
+                    task = self._spawn(self._load(attempt), f"load {_name(attempt)}")
+                    self._loading[attempt] = task
+                    task.add_done_callback(partial(self._never_ran, attempt))
+                case Unload(attempt) if attempt in self._loading:
+                    self._loading[attempt].cancel()
+                case Unload(attempt):
+                    self._spawn(self._unload(attempt), f"unload {_name(attempt)}")
+                case Verify(attempt, listing):
+                    self._spawn(self._verify(attempt, listing), f"verify {_name(attempt)}")
         self._wake.set()
         self._changed.set()
         self._changed = asyncio.Event()
+        if self._told != (self.is_ready(), self._reconciler.index()):
+            self._notify()  # a change that is no event: a model listed or forgotten, a repository seen to be empty
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         assert self._tasks is not None, "this is a bug: the life cycle is not running"
         return self._tasks.create_task(work, name=name)
 
     async def _until(self, answer: Callable[[], R | None]) -> R:
+        """The answer, asked for after each change. NotServing when there will be no change any more."""
         while (found := answer()) is None:
+            if self._tasks is None:
+                raise NotServing
             await self._changed.wait()
         return found
 
-    # Work on one deployment
+    # Work on one attempt
 
-    async def _load(self, deployment: Deployment) -> None:
+    async def _load(self, attempt: Attempt) -> None:
         try:
             try:
-                live = await self._bring_up(deployment)
+                live = await self._bring_up(attempt)
             finally:
-                del self._loading[deployment]
+                del self._loading[attempt]
         except asyncio.CancelledError:
-            if deployment.state is not State.UNLOADING:
+            if attempt.state is not State.UNLOADING:
                 raise
-            self._reconciler.unloaded(deployment, self._clock.now())
+            self._reconciler.unloaded(attempt, self._clock.now())
         except ConfigError as error:
-            self._fail(deployment, sentence(error), is_final=True)
+            self._fail(attempt, sentence(error), is_final=True)
         except LoadFailed as error:
-            self._fail(deployment, error.reason)
+            self._fail(attempt, error.reason)
         except StagingFailed as error:
-            self._fail(deployment, f"{error.path}: {error.reason}")
+            self._fail(attempt, f"{error.path}: {error.reason}")
         except Exception as error:
             logger.exception(
-                "this is a bug: loading ended unexpectedly", extra={"action": "bug", "model": deployment.model}
+                "this is a bug: loading ended unexpectedly", extra={"action": "bug", "model": attempt.model}
             )
-            self._fail(deployment, f"internal error: {type(error).__name__}: {error}")
+            self._fail(attempt, f"internal error: {type(error).__name__}: {error}")
         else:
-            self._live[deployment] = live
-            self._publish(deployment)
-            self._reconciler.loaded(deployment, live.staged.digest, self._clock.now())
+            self._live[attempt] = live
+            self._publish(attempt)
+            self._reconciler.loaded(attempt, live.staged.digest, self._clock.now())
             if live.plan.ignored_fields:
                 fields = {"ignored": ", ".join(live.plan.ignored_fields)}
-                self._emit(Event("config-fields-ignored", "warning", deployment.model, str(deployment.version), fields))
+                self._emit(Event("config-fields-ignored", "warning", attempt.model, str(attempt.version), fields))
             if live.group.failure:
-                self._died(deployment, live.group.failure)
+                self._died(attempt, live.group.failure)
         self._advance()
 
-    def _never_ran(self, deployment: Deployment, task: asyncio.Task[None]) -> None:
+    def _never_ran(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         """For a load that was called off before its task took its first step; all others have seen to this."""
-        if self._loading.pop(deployment, None) is not None and deployment.state is State.UNLOADING:
-            self._reconciler.unloaded(deployment, self._clock.now())
+        if self._loading.pop(attempt, None) is not None and attempt.state is State.UNLOADING:
+            self._reconciler.unloaded(attempt, self._clock.now())
             self._advance()
 
-    async def _bring_up(self, deployment: Deployment) -> _Live[G]:
+    async def _bring_up(self, attempt: Attempt) -> _Live[G]:
         """Copy the files, ask the engine what they are, complete the configuration, start all instances."""
-        staged = await self._stage(deployment)
+        staged = await self._stage(attempt)
         try:
-            version, written = str(deployment.version), deployment.written
-            path = _model_file(deployment, staged)
+            version, written = str(attempt.version), attempt.written
+            path = _model_file(attempt, staged)
             parameters = {key: value.string_value for key, value in written.config.parameters.items()}
-            engine = await self._launcher.describe(deployment.model, version, path, parameters)
-            plan = draw(complete(written, deployment.model, engine, self._defaults), engine, staged.folder)
+            engine = await self._launcher.describe(attempt.model, version, path, parameters)
+            plan = draw(complete(written, attempt.model, engine, self._defaults), engine, staged.folder)
             group = await self._launcher.launch(
-                plan, version, path, lambda reason: self._died(deployment, reason), lambda: self._recovered(deployment)
+                plan, version, path, lambda reason: self._died(attempt, reason), lambda: self._recovered(attempt)
             )
             return _Live(plan, group, staged)
         except BaseException:
             self._discard(staged)
             raise
 
-    async def _stage(self, deployment: Deployment) -> Staged:
+    async def _stage(self, attempt: Attempt) -> Staged:
         copying = asyncio.ensure_future(asyncio.to_thread(
-            self._staging.take, deployment.listing, deployment.model_listing.path, deployment.revision.companions
+            self._staging.take, attempt.listing, attempt.model_listing.path, attempt.revision.companions
         ))  # fmt: skip
         try:
             return await asyncio.shield(copying)
@@ -332,45 +339,47 @@ class Models(Generic[G]):
     def _discard(self, staged: Staged) -> None:
         asyncio.get_running_loop().run_in_executor(None, self._staging.drop, staged)
 
-    async def _unload(self, deployment: Deployment) -> None:
-        live = self._live[deployment]
-        await self._publisher.withdraw(deployment.model, deployment.version, live.group)
+    async def _unload(self, attempt: Attempt) -> None:
+        live = self._live[attempt]
+        await self._publisher.withdraw(attempt.model, attempt.version, live.group)
         await live.group.stop()
-        del self._live[deployment]
+        del self._live[attempt]
         self._discard(live.staged)
-        self._reconciler.unloaded(deployment, self._clock.now())
+        self._reconciler.unloaded(attempt, self._clock.now())
         self._advance()
 
-    async def _verify(self, deployment: Deployment, listing: VersionListing) -> None:
+    async def _verify(self, attempt: Attempt, listing: VersionListing) -> None:
         try:
             found = await asyncio.to_thread(digest, listing)
         except StagingFailed:
-            self._reconciler.not_verified(deployment)
+            self._reconciler.not_verified(attempt)
             return
-        self._reconciler.verified(deployment, listing, found)
+        self._reconciler.verified(attempt, listing, found)
         self._advance()
 
-    def _publish(self, deployment: Deployment) -> None:
-        live = self._live[deployment]
-        self._publisher.publish(deployment.model, deployment.version, live.plan, live.group)
+    def _publish(self, attempt: Attempt) -> None:
+        live = self._live[attempt]
+        self._publisher.publish(attempt.model, attempt.version, live.plan, live.group)
 
-    def _fail(self, deployment: Deployment, reason: str, *, is_final: bool = False) -> None:
+    def _fail(self, attempt: Attempt, reason: str, *, is_final: bool = False) -> None:
         """Unless it is to be unloaded anyway: then its failure is as good."""
-        if deployment.state is State.UNLOADING:
-            self._reconciler.unloaded(deployment, self._clock.now())
+        if attempt.state is State.UNLOADING:
+            self._reconciler.unloaded(attempt, self._clock.now())
         else:
-            self._reconciler.failed(deployment, reason, self._clock.now(), is_final=is_final)
+            self._reconciler.failed(attempt, reason, self._clock.now(), is_final=is_final)
 
-    def _died(self, deployment: Deployment, reason: str) -> None:
-        if deployment.state is State.READY:
-            self._publisher.suspend(deployment.model, deployment.version, self._live[deployment].group)
-            self._reconciler.died(deployment, reason, self._clock.now())
+    def _died(self, attempt: Attempt, reason: str) -> None:
+        if attempt.state is State.UNLOADING and attempt in self._live:  # what it still has to answer, it cannot
+            self._publisher.suspend(attempt.model, attempt.version, self._live[attempt].group)
+        if attempt.state is State.READY:
+            self._publisher.suspend(attempt.model, attempt.version, self._live[attempt].group)
+            self._reconciler.died(attempt, reason, self._clock.now())
             self._advance()
 
-    def _recovered(self, deployment: Deployment) -> None:
-        if deployment.state is State.UNAVAILABLE and deployment.is_live:
-            self._publish(deployment)
-            self._reconciler.recovered(deployment, self._clock.now())
+    def _recovered(self, attempt: Attempt) -> None:
+        if attempt.state is State.UNAVAILABLE and attempt.is_live:
+            self._publish(attempt)
+            self._reconciler.recovered(attempt, self._clock.now())
             self._advance()
 
     # Words
@@ -386,14 +395,9 @@ class Models(Generic[G]):
         self._notify()
 
     def _notify(self) -> None:
+        self._told = (self.is_ready(), self._reconciler.index())
         for listener in tuple(self._listeners):
             listener()
-
-
-def _shout(runner: asyncio.Task[None]) -> None:
-    if not runner.cancelled() and (error := runner.exception()) is not None:
-        context = {"message": "this is a bug: models are no longer looked after", "exception": error, "task": runner}
-        runner.get_loop().call_exception_handler(context)
 
 
 def _override(model: str, parameters: Mapping[str, Any]) -> WrittenConfig | None:
@@ -411,20 +415,20 @@ def _override(model: str, parameters: Mapping[str, Any]) -> WrittenConfig | None
         raise ModelLoadFailed(model, sentence(error)) from error
 
 
-def _model_file(deployment: Deployment, staged: Staged) -> Path:
+def _model_file(attempt: Attempt, staged: Staged) -> Path:
     """The file to load: in the version's folder, or in a folder of its own name there, beside its external data."""
-    name = deployment.written.config.default_model_filename or MODEL_FILENAME
+    name = attempt.written.config.default_model_filename or MODEL_FILENAME
     candidates = (name, f"{name}/{name}")
     for candidate in candidates:
         if candidate in staged.files:
             return staged.version_path / candidate
     held = ", ".join(sorted(staged.files)[:5])
     raise ConfigError(
-        deployment.model,
+        attempt.model,
         "default_model_filename",
-        f"{name!r} is not in version {deployment.version}, which holds {held}",
+        f"{name!r} is not in version {attempt.version}, which holds {held}",
     )
 
 
-def _name(deployment: Deployment) -> str:
-    return f"{deployment.model} {deployment.version}"
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.model} {attempt.version}"

@@ -54,8 +54,8 @@ class Publisher(Protocol[ServingGroup]):
         A call that names no version goes to the highest one that is published and not suspended."""
 
     def suspend(self, model: str, version: int, group: ServingGroup) -> None:
-        """The group has no instance left that stays up: refuse what is queued for it and what comes, until it is
-        published again. Nothing happens when another group answers for the version by now."""
+        """The group has no instance left that stays up: refuse what is queued for it and, while it is the one that
+        answers for the version, what comes, until it is published again."""
 
     async def withdraw(self, model: str, version: int, group: ServingGroup) -> None:
         """Give the group no new request; returns when it has answered every one that it was given. When another group

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.deployments import IndexRow
+from gateway.attempts import IndexRow
 from gateway.lifecycle import State
 from gateway.served import Served
 from kernels.meters import BatchStatistics, CountAndTime, Meters

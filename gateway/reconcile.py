@@ -1,6 +1,6 @@
 """Which versions to load and unload: a plain object that is told what exists and what happened, and returns actions.
 
-It owns every deployment's state and knows no file, worker, task or clock. The rule it keeps: a READY version leaves
+It owns every attempt's state and knows no file, worker, task or clock. The rule it keeps: a READY version leaves
 only when all versions that are wanted instead are READY, or when its model is not wanted at all; so a broken version
 never disturbs a good one, and one that takes over does so before the other leaves.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from gateway.deployments import (
+from gateway.attempts import (
     CHANGED_IN_PLACE,
     UNLOADED,
     Action,
+    Attempt,
     Backoff,
-    Deployment,
     Event,
     IndexRow,
     Level,
@@ -49,7 +49,7 @@ class _Model:
     problem: str = ""
     """Why what the source holds cannot be followed."""
     is_requested: bool = False
-    deployments: list[Deployment] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
 
     chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
     """By the version policy, as they are listed: follows from the listing and the configuration."""
@@ -57,22 +57,22 @@ class _Model:
     def follow(self, listing: ModelListing, settled: _Settled) -> None:
         """What is chosen from now on."""
         self.listing, self.settled, self.problem = listing, settled, listing.problem
-        versions = sorted(settled.policy.choose(listing.versions))
+        versions = sorted(listing.versions if listing.is_chosen else settled.policy.choose(listing.versions))
         self.chosen = MappingProxyType({version: _revision(listing, settled, version) for version in versions})
 
     def lose(self) -> None:
         """The source does not hold it any more."""
         self.listing, self.problem, self.chosen = None, "", MappingProxyType({})
 
-    def in_state(self, *states: State) -> list[Deployment]:
-        return [deployment for deployment in self.deployments if deployment.state in states]
+    def in_state(self, *states: State) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.state in states]
 
-    def active(self) -> list[Deployment]:
+    def active(self) -> list[Attempt]:
         """Those that load, answer, or try to come back."""
-        return [each for each in self.deployments if not each.is_over and each.state is not State.UNLOADING]
+        return [each for each in self.attempts if not each.is_over and each.state is not State.UNLOADING]
 
-    def over(self, version: int, revision: Revision) -> Deployment | None:
-        return next((each for each in self.deployments if each.is_over and each.is_of(version, revision)), None)
+    def over(self, version: int, revision: Revision) -> Attempt | None:
+        return next((each for each in self.attempts if each.is_over and each.is_of(version, revision)), None)
 
     def is_ready(self, version: int, revision: Revision) -> bool:
         return any(each.is_of(version, revision) for each in self.in_state(State.READY))
@@ -105,7 +105,7 @@ class Reconciler:
     Args:
         is_explicit: models are wanted when requested, and their listing is taken over at each request; otherwise every
             model in the source is wanted and followed.
-        load_parallelism: deployments that may be LOADING at once.
+        load_parallelism: attempts that may be LOADING at once.
         emit: told of each change of state, after it is made.
     """
 
@@ -117,10 +117,11 @@ class Reconciler:
         self._load_parallelism = load_parallelism
         self._backoff = backoff
         self._emit = emit
-        # Changed by observe, request, release and shut; the deployments in them also by decide and by what is told.
+        # Changed by observe, request, release and shut; the attempts in them also by decide and by what is told.
         self._models: dict[str, _Model] = {}
         self._source = Snapshot()
-        self._has_observed = is_explicit
+        self.has_observed = is_explicit
+        """Whether it is known what the source holds, as far as that matters."""
         self._is_shut = False
 
     # What is told
@@ -132,7 +133,7 @@ class Reconciler:
                 fields = {"path": problem.path, "reason": problem.reason}
                 self._emit(Event("repository-problem", "warning", fields=fields))
         self._source = snapshot
-        self._has_observed = True
+        self.has_observed = True
         if self._is_explicit:
             return
         for name in snapshot.models.keys() | self._models.keys():
@@ -151,7 +152,7 @@ class Reconciler:
         model = self._models.setdefault(name, _Model(name))
         model.is_requested, model.override = True, override
         model.follow(listing, settled)
-        model.deployments = [each for each in model.deployments if not each.is_over]
+        model.attempts = [each for each in model.attempts if not each.is_over]
         return True
 
     def miss(self, name: str, reason: str) -> None:
@@ -171,58 +172,58 @@ class Reconciler:
         """Nothing is wanted any more, for good."""
         self._is_shut = True
 
-    def loaded(self, deployment: Deployment, digest: str, now: float) -> None:
-        """All instances of a LOADING deployment are ready, and it is published."""
-        deployment.digest, deployment.is_live = digest, True
-        seconds = round(now - deployment.since, 3)
-        self._step(deployment, Step.LOADED, now)
-        self._tell("version-ready", deployment, load_seconds=seconds, digest=f"sha256:{digest}")
+    def loaded(self, attempt: Attempt, digest: str, now: float) -> None:
+        """All instances of a LOADING attempt are ready, and it is published."""
+        attempt.digest, attempt.is_live = digest, True
+        seconds = round(now - attempt.since, 3)
+        self._step(attempt, Step.LOADED, now)
+        self._tell("version-ready", attempt, load_seconds=seconds, digest=f"sha256:{digest}")
 
-    def failed(self, deployment: Deployment, reason: str, now: float, *, is_final: bool = False) -> None:
-        """A LOADING deployment could not be brought up. `is_final`: the same files and configuration never will be."""
-        deployment.attempts += 1
-        pause = self._backoff.after(deployment.attempts)
-        self._step(deployment, Step.FAIL, now, reason)
-        deployment.retry_at = None if is_final else now + pause
+    def failed(self, attempt: Attempt, reason: str, now: float, *, is_final: bool = False) -> None:
+        """A LOADING attempt could not be brought up. `is_final`: the same files and configuration never will be."""
+        attempt.failures += 1
+        pause = self._backoff.after(attempt.failures)
+        self._step(attempt, Step.FAIL, now, reason)
+        attempt.retry_at = None if is_final else now + pause
         fields = {} if is_final else {"retry_seconds": pause}
-        self._tell("version-load-failed", deployment, "error", reason=reason, attempt=deployment.attempts, **fields)
+        self._tell("version-load-failed", attempt, "error", reason=reason, attempt=attempt.failures, **fields)
 
-    def died(self, deployment: Deployment, reason: str, now: float) -> None:
-        """The instances of a READY deployment keep dying: it answers nothing until one stays up."""
-        self._step(deployment, Step.FAIL, now, reason)
-        self._tell("version-unavailable", deployment, "error", reason=reason)
+    def died(self, attempt: Attempt, reason: str, now: float) -> None:
+        """The instances of a READY attempt keep dying: it answers nothing until one stays up."""
+        self._step(attempt, Step.FAIL, now, reason)
+        self._tell("version-unavailable", attempt, "error", reason=reason)
 
-    def recovered(self, deployment: Deployment, now: float) -> None:
-        """An instance of a deployment that died is up again."""
-        self._step(deployment, Step.RECOVER, now)
-        self._tell("version-ready", deployment)
+    def recovered(self, attempt: Attempt, now: float) -> None:
+        """An instance of an attempt that died is up again."""
+        self._step(attempt, Step.RECOVER, now)
+        self._tell("version-ready", attempt)
 
-    def unloaded(self, deployment: Deployment, now: float) -> None:
-        """The last instance of an UNLOADING deployment has stopped."""
-        self._step(deployment, Step.UNLOADED, now, UNLOADED)
-        deployment.is_live, deployment.retry_at = False, now
-        self._tell("version-unloaded", deployment)
+    def unloaded(self, attempt: Attempt, now: float) -> None:
+        """The last instance of an UNLOADING attempt has stopped."""
+        self._step(attempt, Step.UNLOADED, now, UNLOADED)
+        attempt.is_live, attempt.retry_at = False, now
+        self._tell("version-unloaded", attempt)
         self._forget()
 
-    def verified(self, deployment: Deployment, listing: VersionListing, digest: str) -> None:
+    def verified(self, attempt: Attempt, listing: VersionListing, digest: str) -> None:
         """The answer to Verify: the digest of the version's files as they are in `listing`."""
-        if deployment.state is not State.READY:
+        if attempt.state is not State.READY:
             return
-        if digest == deployment.digest:
-            deployment.revision = replace(deployment.revision, files=listing.files)
-            deployment.reason = ""
+        if digest == attempt.digest:
+            attempt.revision = replace(attempt.revision, files=listing.files)
+            attempt.reason = ""
         else:
-            deployment.reason = CHANGED_IN_PLACE
-            self._tell("version-changed-in-place", deployment, "error", reason=CHANGED_IN_PLACE)
+            attempt.reason = CHANGED_IN_PLACE
+            self._tell("version-changed-in-place", attempt, "error", reason=CHANGED_IN_PLACE)
 
-    def not_verified(self, deployment: Deployment) -> None:
+    def not_verified(self, attempt: Attempt) -> None:
         """The files could not be read, or changed meanwhile: Verify comes again when the source has settled."""
-        deployment.seen = ()
+        attempt.seen = ()
 
     # What follows
 
     def decide(self, now: float) -> list[Action]:
-        """Everything that is to be done now. Each action is returned once, its deployment already in the new state."""
+        """Everything that is to be done now. Each action is returned once, its attempt already in the new state."""
         actions: list[Action] = []
         for model in self._models.values():
             wanted = self._wanted(model)
@@ -265,32 +266,32 @@ class Reconciler:
         """As many loads as there is room for: first attempts before others, models without a READY version before
         others, higher versions before lower."""
         due = sorted(
-            (self._attempts(model, version, revision), bool(model.in_state(State.READY)), -version, model.name)
+            (self._failures(model, version, revision), bool(model.in_state(State.READY)), -version, model.name)
             for model in self._models.values() for version, revision in self._wanted(model).items()
             if (time := self._retry_time(model, version, revision)) is not None and time <= now
         )  # fmt: skip
         busy = sum(len(model.in_state(State.LOADING)) for model in self._models.values())
-        for attempts, _, negated, name in due[: max(0, self._load_parallelism - busy)]:
-            attempt = self._attempt(self._models[name], -negated, attempts)
+        for failures, _, negated, name in due[: max(0, self._load_parallelism - busy)]:
+            attempt = self._attempt(self._models[name], -negated, failures)
             self._step(attempt, Step.LOAD, now)
-            self._tell("version-loading", attempt, attempt=attempts + 1)
+            self._tell("version-loading", attempt, attempt=failures + 1)
             yield Load(attempt)
 
-    def _attempt(self, model: _Model, version: int, attempts: int) -> Deployment:
-        """A new deployment of a wanted version, in place of earlier ones that are over."""
+    def _attempt(self, model: _Model, version: int, failures: int) -> Attempt:
+        """A new attempt at a wanted version, in place of earlier ones that are over."""
         assert model.listing, "this is a bug: a version wanted that is not listed"
         assert model.settled, "this is a bug: a version wanted without a configuration"
         listing = model.listing.versions[version]
         revision = _revision(model.listing, model.settled, version)
-        attempt = Deployment(model.name, version, revision, listing, model.listing, model.settled.written, attempts)
-        model.deployments = [each for each in model.deployments if not (each.is_over and each.version == version)]
-        model.deployments.append(attempt)
+        attempt = Attempt(model.name, version, revision, listing, model.listing, model.settled.written, failures)
+        model.attempts = [each for each in model.attempts if not (each.is_over and each.version == version)]
+        model.attempts.append(attempt)
         return attempt
 
     @staticmethod
-    def _attempts(model: _Model, version: int, revision: Revision) -> int:
+    def _failures(model: _Model, version: int, revision: Revision) -> int:
         last = model.over(version, revision)
-        return last.attempts if last else 0
+        return last.failures if last else 0
 
     @staticmethod
     def _retry_time(model: _Model, version: int, revision: Revision) -> float | None:
@@ -308,7 +309,7 @@ class Reconciler:
         chosen = model.chosen
         pinned = {
             each.version: each.revision
-            for each in model.deployments
+            for each in model.attempts
             if each.is_live and each.state is not State.UNLOADING
             and each.version in chosen and each.revision.files != chosen[each.version].files
         }  # fmt: skip
@@ -338,9 +339,9 @@ class Reconciler:
             return
         model.follow(listing, settled)
 
-    def _step(self, deployment: Deployment, step: Step, now: float, reason: str = "") -> None:
-        deployment.state = after(deployment.state, step)
-        deployment.reason, deployment.since = reason, now
+    def _step(self, attempt: Attempt, step: Step, now: float, reason: str = "") -> None:
+        attempt.state = after(attempt.state, step)
+        attempt.reason, attempt.since = reason, now
 
     def _forget(self) -> None:
         """Drops what is over and that nobody asks about: other revisions of a wanted version, versions that the source
@@ -348,22 +349,22 @@ class Reconciler:
         for name, model in list(self._models.items()):
             listed = model.listing.versions if model.listing else {}
             wanted = self._wanted(model)
-            model.deployments = [
-                each for each in model.deployments if not each.is_over
+            model.attempts = [
+                each for each in model.attempts if not each.is_over
                 or (wanted[each.version] == each.revision if each.version in wanted else each.version in listed)
             ]  # fmt: skip
-            if model.listing is None and not model.deployments and not (self._is_explicit and model.is_requested):
+            if model.listing is None and not model.attempts and not (self._is_explicit and model.is_requested):
                 del self._models[name]
 
-    def _tell(self, action: str, deployment: Deployment, level: Level = "info", **fields: Any) -> None:
-        self._emit(Event(action, level, deployment.model, str(deployment.version), MappingProxyType(fields)))
+    def _tell(self, action: str, attempt: Attempt, level: Level = "info", /, **fields: Any) -> None:
+        self._emit(Event(action, level, attempt.model, str(attempt.version), MappingProxyType(fields)))
 
     # Questions
 
     def is_ready(self) -> bool:
         """Whether every wanted model has a READY version. False before the source was read for the first time."""
         return (
-            self._has_observed
+            self.has_observed
             and not self._is_shut
             and all(
                 model.in_state(State.READY)
@@ -397,12 +398,12 @@ class Reconciler:
         return "; ".join(reasons)
 
     def is_gone(self, name: str) -> bool:
-        """Whether no deployment of the model is left that loads, answers or drains."""
+        """Whether no attempt of the model is left that loads, answers or drains."""
         model = self._models.get(name)
-        return model is None or all(each.is_over for each in model.deployments)
+        return model is None or all(each.is_over for each in model.attempts)
 
     def is_idle(self) -> bool:
-        """Whether no deployment is left at all, of any model, that is not over."""
+        """Whether no attempt is left at all, of any model, that is not over."""
         return all(self.is_gone(name) for name in self._models)
 
     def index(self) -> list[IndexRow]:
@@ -410,8 +411,8 @@ class Reconciler:
         rows: list[IndexRow] = []
         for name in sorted(self._source.models.keys() | self._models.keys()):
             model = self._models.get(name)
-            best: dict[int, Deployment] = {}
-            for each in model.deployments if model else ():
+            best: dict[int, Attempt] = {}
+            for each in model.attempts if model else ():
                 if each.version not in best or _rank(each) > _rank(best[each.version]):
                     best[each.version] = each
             rows += [
@@ -426,8 +427,8 @@ class Reconciler:
 _RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)
 
 
-def _rank(deployment: Deployment) -> int:
-    return _RANKS.index(deployment.state)
+def _rank(attempt: Attempt) -> int:
+    return _RANKS.index(attempt.state)
 
 
 def _read_config(listing: ModelListing) -> WrittenConfig:

@@ -22,7 +22,7 @@ import uvloop
 
 from gateway.admin.plane import AdminPlane
 from gateway.dataplane import DataPlane
-from gateway.errors import SettingsError
+from gateway.errors import SettingsError, StartFailed
 from gateway.frontends.control import ModelControl
 from gateway.frontends.grpc import INFER_PATH, GrpcFrontend
 from gateway.frontends.http import HttpFrontend
@@ -30,21 +30,23 @@ from gateway.frontends.status import HTTP_STATUS
 from gateway.listeners import Connection, Listener, server_context
 from gateway.model_config import Defaults
 from gateway.models import Models
+from gateway.registry_sources import Origin
 from gateway.settings import GrpcSettings, HttpSettings, Settings
 from gateway.version_group import WorkerLauncher
 from gateway.workers.placement import pin_thread, usable_cpus, usable_gpus
 from gateway.workers.supervisor import Supervisor
+from gateway.workers.zygote_process import ZygoteLost
 from kernels.http1 import Http1Limits, Http1Protocol
 from kernels.http2 import Http2Limits, Http2Protocol, Http2Shared
 from kernels.receive import ReceiveBuffer
-from registry.sources.directory import DirectorySource
 from registry.staging import Staging
 
 _log = logging.getLogger("sluice.server")
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status. SettingsError or OSError when it cannot start."""
+    """Serves until SIGTERM or SIGINT; returns the exit status. SettingsError, StartFailed, OSError or StagingFailed
+    (the data folder), some of them alone in an exception group, when it cannot start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Server(settings).serve())
 
@@ -56,8 +58,10 @@ class Server:
         self._settings = settings
         # Set by the first SIGTERM or SIGINT, and by the admin plane.
         self._stopping = asyncio.Event()
-        # Set by the second one: nothing is waited for any more.
+        # Set by the second signal: nothing is waited for any more. Asking the admin plane to drain is none, so that a
+        # hook may do so before the signal comes.
         self._hurrying = asyncio.Event()
+        self._signals = 0
 
     async def serve(self) -> int:
         settings = self._settings
@@ -69,12 +73,13 @@ class Server:
         loop.set_default_executor(ThreadPoolExecutor(initializer=pin_thread, initargs=(usable_cpus(),)))
         supervisor = Supervisor(settings.workers)
         plane = DataPlane(settings)
+        origin = Origin(settings, data_dir)
         models = Models(
-            DirectorySource(settings.model_repository),
+            origin.source,
             WorkerLauncher(supervisor, settings.workers),
             plane,
             Staging(data_dir / "staged"),
-            settings=settings.models,
+            settings=origin.models_settings,
             defaults=Defaults(settings.models.default_max_batch_size, usable_gpus()),
         )
         plane.connect(models)
@@ -97,9 +102,11 @@ class Server:
                         "admin_port": admin.port,
                     },
                 )
-                await supervisor.start()
+                await _start(supervisor)
                 plane.start()
-                tasks.create_task(models.run(), name="life cycle of models")
+                await origin.open()
+                origin.follow(models)
+                life = tasks.create_task(models.run(), name="life cycle of models")
                 # Nothing that exists now is garbage: later collections need not walk it.
                 gc.collect()
                 gc.freeze()
@@ -107,11 +114,15 @@ class Server:
                 await self._drain(plane, grpc, http_listener, grpc_listener)
                 http_listener.close()
                 grpc_listener.close()
-                await models.stop()
+                await origin.close()
+                # Nobody is left to be answered: what still runs is for nobody.
+                if not await self._unless_hurried(models.stop(), settings.workers.stop_timeout_seconds):
+                    life.cancel()
             finally:
                 http_listener.close()
                 grpc_listener.close()
                 plane.stop()
+                await origin.close()
                 await supervisor.stop()
                 await admin.stop()
         _log.info("stopped", extra={"action": "stopped"})
@@ -180,9 +191,20 @@ class Server:
             task.cancel()
 
     def _on_signal(self) -> None:
-        if self._stopping.is_set():
+        self._signals += 1
+        if self._signals > 1:
             self._hurrying.set()
         self._stopping.set()
+
+
+async def _start(supervisor: Supervisor) -> None:
+    try:
+        await supervisor.start()
+    except ZygoteLost:
+        reason = "the process that starts them ended at once; its own words are above"
+        raise StartFailed("workers", reason) from None
+    except TimeoutError:
+        raise StartFailed("workers", "the process that starts them did not answer within a minute") from None
 
 
 def http1_limits(settings: HttpSettings) -> Http1Limits:
@@ -197,7 +219,9 @@ def http1_limits(settings: HttpSettings) -> Http1Limits:
         header_timeout=settings.header_timeout_seconds,
         body_timeout=settings.body_timeout_seconds,
         idle_timeout=settings.idle_timeout_seconds,
+        linger_timeout=settings.linger_timeout_seconds,
         compression_min_bytes=settings.compression_min_bytes,
+        compression_max_bytes=settings.compression_max_bytes,
         statuses=HTTP_STATUS,
     )
 
@@ -219,6 +243,10 @@ def http2_limits(settings: GrpcSettings) -> Http2Limits:
         keepalive_timeout=settings.keepalive_timeout_seconds,
         min_ping_interval=settings.min_ping_interval_seconds,
         max_ping_strikes=settings.max_ping_strikes,
+        max_continuations=settings.max_continuations,
+        max_settings=settings.max_settings,
+        max_outbound_acks=settings.max_outbound_acks,
+        min_body_rate=settings.min_body_rate_bytes,
         stream_window=settings.stream_window_bytes,
         connection_window=settings.connection_window_bytes,
         compression_min_bytes=settings.compression_min_bytes,

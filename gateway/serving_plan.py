@@ -65,7 +65,6 @@ class BatchingPlan:
     max_queue_delay_seconds: float = 0.0
     preferred_batch_sizes: tuple[int, ...] = ()
     """Ascending."""
-    preserve_ordering: bool = False
     priority_levels: int = 0
     """0: no levels, and one queue policy."""
     default_priority_level: int = 0
@@ -101,10 +100,6 @@ class ServingPlan:
     warmup: tuple[WarmupBatch, ...] = ()
     ignored_fields: tuple[str, ...] = ()
     """Paths of what the operator set and Sluice does not act on."""
-
-    @property
-    def instance_count(self) -> int:
-        return sum(placement.count for placement in self.placements)
 
     def instance_specs(self, version: str, path: Path, slot_bytes: int) -> tuple[tuple[InstanceSpec, int], ...]:
         """For each placement what to start, and how many of it; `path` is the model file."""
@@ -202,7 +197,6 @@ def _batching(batching: ModelDynamicBatching) -> BatchingPlan:
     return BatchingPlan(
         max_queue_delay_seconds=batching.max_queue_delay_microseconds / 1e6,
         preferred_batch_sizes=tuple(sorted(set(batching.preferred_batch_size))),
-        preserve_ordering=batching.preserve_ordering,
         priority_levels=batching.priority_levels,
         default_priority_level=batching.default_priority_level,
         queue_policies=tuple(_queue_policy(own[level] if level in own else default) for level in levels),

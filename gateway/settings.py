@@ -66,7 +66,9 @@ class HttpSettings:
     header_timeout_seconds: float = seconds(5.0, "from the first byte of a request to the end of its headers")
     body_timeout_seconds: float = seconds(30.0, "without a byte of an unfinished body")
     idle_timeout_seconds: float = seconds(75.0, "an idle connection is kept open")
+    linger_timeout_seconds: float = seconds(2.0, "from the last answer to the client's end of a closing connection")
     compression_min_bytes: int = size(KIB, "smallest answer that is compressed for a client that accepts it", low=0)
+    compression_max_bytes: int = size(8 * MIB, "largest answer that is compressed: it takes the loop's time", low=0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,12 @@ class GrpcSettings:
     max_header_bytes: int = size(16 * KIB, "request headers after HPACK", high=MIB)
     max_resets_per_minute: int = count(6000, "young streams that a client may reset before it is told to go away")
     max_control_frames_per_minute: int = count(10_000, "frames that do no work before the client is told to go away")
+    max_continuations: int = count(8, "CONTINUATION frames of one block of headers", low=0)
+    max_settings: int = count(32, "entries of one SETTINGS frame")
+    max_outbound_acks: int = count(1000, "acknowledgements that wait for a client that does not read")
     header_timeout_seconds: float = seconds(5.0, "for the connection preface, and for each block of headers")
-    body_timeout_seconds: float = seconds(30.0, "for a message of ordinary size to arrive; large ones get more")
+    body_timeout_seconds: float = seconds(30.0, "for a message to arrive, and what `min_body_rate_bytes` adds")
+    min_body_rate_bytes: int = size(16 * KIB, "for so many bytes that have come, a message gets a second more")
     write_timeout_seconds: float = seconds(60.0, "without progress of an answer that the client does not read")
     idle_timeout_seconds: float = seconds(600.0, "a connection without streams is kept open")
     keepalive_time_seconds: float = seconds(7200.0, "of silence before the gateway sends a ping")
@@ -129,6 +135,29 @@ class ModelsSettings:
     poll_seconds: float = seconds(1.0, "between two looks at the repository", low=0.05)
     load_parallelism: int = count(2, "versions that load at the same time", high=64)
     default_max_batch_size: int = count(128, "max_batch_size of a model with a free first dimension and no such entry")
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """Where versions come from, other than a model repository directory, and how they are brought here."""
+
+    source: Literal["catalog", "mlflow", "objects"] = leaf(
+        "catalog", "what is served without `model_repository`: the Sluice catalog, an MLflow registry, a bucket"
+    )
+    database_url: str = leaf("", "the catalog: `postgresql+psycopg://...`; SQLite in `data_dir` when empty")
+    database_password_file: Path | None = leaf(None, "file with the password for `database_url`")
+    artifacts_url: str = leaf("", "the files of the catalog: s3://, gs://, az://; a folder in `data_dir` when empty")
+    artifacts_options: tuple[str, ...] = leaf((), "`name=value` for that store, such as endpoint=http://minio:9000")
+    poll_seconds: float = seconds(0.5, "between two looks at the source", low=0.05)
+    cache_bytes: int = size(64 * GIB, "the cache of pulled versions in `data_dir`", high=1024 * GIB)
+    max_version_bytes: int = size(32 * GIB, "all files of one version together", high=1024 * GIB)
+    max_files: int = count(4096, "files of one version", high=4096)
+    pull_parallelism: int = count(4, "files that are fetched at the same time", high=64)
+    pull_bytes_per_second: int = size(0, "for all fetches together; 0 sets no limit", low=0)
+    mlflow_url: str = leaf("", "the MLflow tracking server, such as https://mlflow.example.com")
+    mlflow_models: tuple[str, ...] = leaf((), "`name@alias`, `name/3`, `name/latest`, or `name` for its alias champion")
+    objects_url: str = leaf("", "a model repository in a bucket: s3://bucket/prefix, gs://, az://")
+    objects_options: tuple[str, ...] = leaf((), "`name=value` for that bucket, such as endpoint=http://minio:9000")
 
 
 @dataclass(frozen=True)
@@ -190,13 +219,16 @@ class Settings:
     http_port: int = port(8000, "HTTP inference")
     grpc_port: int = port(8001, "gRPC inference")
     admin_port: int = port(8002, "the admin plane")
-    model_repository: Path = leaf(Path("models"), "folder of `<model>/<version>/model.onnx`")
+    model_repository: Path | None = leaf(
+        None, "folder of `<model>/<version>/model.onnx`; without one, `registry.source` is served"
+    )
     data_dir: Path = leaf(Path("~/.sluice"), "folder for everything the gateway keeps")
     http: HttpSettings = field(default_factory=HttpSettings)
     grpc: GrpcSettings = field(default_factory=GrpcSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     models: ModelsSettings = field(default_factory=ModelsSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
     requests: RequestsSettings = field(default_factory=RequestsSettings)
     batching: BatchingSettings = field(default_factory=BatchingSettings)
     workers: WorkersSettings = field(default_factory=WorkersSettings)

@@ -67,7 +67,7 @@ class Entry:
     def convert(self, given: Given) -> Any:
         try:
             value = _convert(given.value, self.type, self.leaf)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise SettingsError(self.key, str(error), given.origin) from None
         return value
 
@@ -102,8 +102,11 @@ def build(given: Mapping[str, Given]) -> Settings:
             raise SettingsError(key, _unknown(key, known), value.origin)
     values = {key: known[key].convert(value) for key, value in given.items()}
     settings: Settings = _assemble(Settings, "", values)
+    repository = settings.model_repository
     settings = dataclasses.replace(
-        settings, model_repository=settings.model_repository.expanduser(), data_dir=settings.data_dir.expanduser()
+        settings,
+        model_repository=None if repository is None else repository.expanduser(),
+        data_dir=settings.data_dir.expanduser(),
     )
     _check_together(settings)
     return settings
@@ -184,6 +187,7 @@ def _check_together(settings: Settings) -> None:
         ("tls.private_key_file", tls.private_key_file),
         ("tls.client_ca_file", tls.client_ca_file),
         ("admin.token_file", settings.admin.token_file),
+        ("registry.database_password_file", settings.registry.database_password_file),
     ):
         if path is not None and not path.is_file():
             raise SettingsError(key, f"there is no file {path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.deployments import Event
+from gateway.attempts import Event
 from gateway.models_ports import Clock
 from gateway.settings import ModelsSettings
 from registry.errors import SourceUnavailable

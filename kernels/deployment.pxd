@@ -46,10 +46,10 @@ cdef extern from "signature.hpp" namespace "sluice" nogil:
 
 cdef extern from "scatter.hpp" namespace "sluice" nogil:
     cdef cppclass Scatter:
-        cbool open(const Signature&, LaneHeader*, int slot, cbool batched, int64_t rows, uint64_t wanted)
+        cbool open(const Signature&, LaneHeader*, int slot, size_t slot_bytes, cbool batched, int64_t rows, uint64_t wanted)
         cbool next(int64_t rows)
 
-    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, vector[OutputView]&) except +
+    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, cbool typed, vector[OutputView]&) except +
 
 
 cdef class Deployment:
@@ -63,7 +63,7 @@ cdef class Deployment:
     cdef Scatter outputs               # scratch for one batch
     cdef vector[OutputView] views      # scratch for one answer
     cdef size_t slot_bytes
-    cdef readonly int64_t in_flight    # submitted, and neither answered nor cancelled
+    cdef readonly int64_t in_flight    # admitted, and neither answered nor (once its rows are back) cancelled
     cdef readonly int64_t in_flight_peak
     cdef readonly double compute_seconds  # in the engine, of all lanes, summed over batches
     cdef cbool idempotent
@@ -81,6 +81,7 @@ cdef class Deployment:
     cdef void encode(self, Exchange x) noexcept
     cdef void retry_or_fail(self, Exchange head, cbool ran, int code, string message, double now) noexcept
     cdef void answer(self, Exchange x, double now) noexcept
+    cdef void abandon(self, Exchange x, double now) noexcept
     cdef void withdraw(self, Exchange x, double now) noexcept
     cdef void expire(self, double now) noexcept
     cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now)

@@ -62,7 +62,8 @@ cdef class Deployment:
         self.version_name = version.encode()
         self.signature.model = model.encode()
         self.signature.max_batch_size = max_batch_size
-        fill_specs(self.signature.inputs, inputs)
+        # In the engine's order, which is how a lane counts them; outputs stay in the order they are answered in.
+        fill_specs(self.signature.inputs, sorted(inputs, key=lambda tensor: tensor.index))
         fill_specs(self.signature.outputs, outputs)
         self.queue = queue
         self.meters = meters if meters is not None else Meters()
@@ -81,6 +82,7 @@ cdef class Deployment:
 
     def attach(self, Lane lane):
         assert self.loop is not None, "this is a bug: attach before Dispatcher.add"
+        assert lane.slot_bytes >= self.slot_bytes, "this is a bug: a lane with less room than was promised"
         self.lanes.append(lane)
         self.kick(monotonic())
         self.loop.flush()
@@ -138,7 +140,6 @@ cdef class Deployment:
         self.loop.flush()
 
     def oldest_started(self):
-        """Since when the longest-running batch runs, per lane: [(lane, monotonic seconds)]."""
         return [(lane, lane.oldest_started) for lane in self.lanes if not lane.is_idle]
 
     cdef Lane pick_lane(self, double now, double* start):
@@ -153,13 +154,16 @@ cdef class Deployment:
             running = lane.harvest_next
             if lane.running[running] is None:
                 return lane
-            free_at = lane.started[running] + self.queue.service_time.predict(lane.running_rows[running])
+            free_at = lane.running_since() + self.queue.service_time.predict(lane.running_rows[running])
             if soonest is None or free_at < start[0]:
                 soonest, start[0] = lane, free_at
-        if soonest is None or start[0] - now <= PREFETCH_SECONDS:
-            return soonest
-        self.loop.arm(start[0] - PREFETCH_SECONDS)
-        return None
+        if soonest is None:
+            return None
+        if start[0] - now > PREFETCH_SECONDS:
+            self.loop.arm(start[0] - PREFETCH_SECONDS)
+            return None
+        # A batch costs the same wake-ups whatever its size: fewer rows than run now had better wait for the lane.
+        return soonest if self.queue.rows >= soonest.running_rows[soonest.harvest_next] else None
 
     cdef double backlog(self, double now) noexcept:
         # Predicted seconds until some lane is idle.
@@ -173,7 +177,7 @@ cdef class Deployment:
             for i in range(2):
                 if lane.running[i] is not None:
                     left += self.queue.service_time.predict(lane.running_rows[i])
-            left -= now - lane.started[lane.harvest_next]
+            left -= now - lane.running_since()
             if least < 0 or left < least:
                 least = left
         return least if least > 0 else 0.0
@@ -190,8 +194,6 @@ cdef class Deployment:
             if lane is None:
                 break
             head = self.queue.take(max(now, start))
-            if self.queue.dropped is not None:
-                self.drop(now)
             if head is None:
                 break
             slot = lane.free_slot()
@@ -214,6 +216,8 @@ cdef class Deployment:
         wake = self.queue.wake_at()
         if wake > 0:
             self.loop.arm(wake)
+        if self.queue.dropped is not None:
+            self.drop(now)
 
     cdef void put_back(self, Exchange chain, double now) noexcept:
         # In reverse, so that the first of the chain is first again.
@@ -231,8 +235,13 @@ cdef class Deployment:
             self.queue.give_back(x, now)
 
     cdef void drop(self, double now) noexcept:
-        cdef Exchange x = self.queue.dropped, following
+        cdef Exchange head = self.queue.dropped, x = head, following
         self.queue.dropped = None
+        # An answer may make somebody cancel another one of these, which is in no queue to be withdrawn from.
+        while x is not None:
+            x.stage = RUNNING
+            x = x.next
+        x = head
         while x is not None:
             following = x.next
             x.next = None
@@ -247,21 +256,17 @@ cdef class Deployment:
         cdef Slot* s = &lane.header.slot[slot]
         cdef Exchange head = <Exchange>lane.running[slot]
         cdef int64_t rows = lane.running_rows[slot]
-        cdef double started = lane.started[slot]
+        cdef double started = lane.running_since()
         cdef uint32_t size
         cdef string message
         cdef int code
-        if head is None:
-            lane.release_slot(slot)  # answered by hand, or a worker that answers what nobody asked
-            return
-        # A batch that waited in the second slot was only served once the first one had come back.
-        if lane.last_harvest > started:
-            started = lane.last_harvest
         lane.last_harvest = now
         if slot_state(s[0]) == SLOT_FAILED:
             size = s.message_size
             message = clipped(string_view(s.message, min(size, <uint32_t>kLaneMessage)), kLaneMessage)
-            code = s.code if 0 < s.code <= 16 else INTERNAL
+            code = s.code
+            if not 0 < code <= 16:
+                code = INTERNAL
             lane.release_slot(slot)
             self.retry_or_fail(head, True, code, message, now)
             return
@@ -282,7 +287,7 @@ cdef class Deployment:
         cdef double compute_end = min(max(s.compute_end_ns * 1e-9, compute_start), now)
         cdef double waited
         cdef Exchange x, following
-        if not outputs.open(self.signature, lane.header, slot, head.batched, rows, head.outputs_mask):
+        if not outputs.open(self.signature, lane.header, slot, lane.slot_bytes, head.batched, rows, head.outputs_mask):
             return False
         x = head
         while x is not None:
@@ -293,14 +298,15 @@ cdef class Deployment:
             elif x.sink is not None:
                 self.encode(x)
             if x.sink is None:
-                self.meters.failed(CANCELED, now - x.arrived)
-            elif x.code != OK:
-                self.meters.failed(OTHER, now - x.arrived)
+                self.abandon(x, now)
             else:
-                waited = x.started - x.queued
-                self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - started,
-                                      compute_end - compute_start, now - compute_end)
-            self.answer(x, now)
+                if x.code != OK:
+                    self.meters.failed(OTHER, now - x.arrived)
+                else:
+                    waited = x.started - x.queued
+                    self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - started,
+                                          compute_end - compute_start, now - compute_end)
+                self.answer(x, now)
             x = following
         self.compute_seconds += compute_end - compute_start
         self.meters.executed(rows, compute_start - started, compute_end - compute_start, now - compute_end,
@@ -314,7 +320,8 @@ cdef class Deployment:
         cdef string_view model = string_view(self.signature.model.data(), self.signature.model.size())
         cdef string_view version = string_view(self.version_name.data(), self.version_name.size())
         try:
-            collect_views(self.signature, self.outputs, x.request, x.rows, views[0])
+            collect_views(self.signature, self.outputs, x.request, x.rows, x.protocol == GRPC and not x.request.raw,
+                          views[0])
             if x.protocol == GRPC:
                 encoded = encode_proto(x.request, model, version, views.data(), views.size(), x.answer, error)
             else:
@@ -338,8 +345,7 @@ cdef class Deployment:
             following = x.next
             x.next = None
             if x.sink is None:
-                self.meters.failed(CANCELED, now - x.arrived)
-                self.answer(x, now)
+                self.abandon(x, now)
             elif self.idempotent and x.attempts < MAX_ATTEMPTS and (not alone or code == UNAVAILABLE):
                 x.solo = x.solo or ran
                 if again is None:
@@ -357,7 +363,8 @@ cdef class Deployment:
     cdef void answer(self, Exchange x, double now) noexcept:
         # The one end of every exchange that had been queued here.
         cdef ReplySink sink = x.sink
-        self.meters.answered(x.protocol, x.code if sink is not None else <int>CANCELLED, now - x.arrived)
+        if x.arrived > 0:  # a stand-in never did: the request that it stands for has been counted
+            self.meters.answered(x.protocol, x.code if sink is not None else <int>CANCELLED, now - x.arrived)
         self.in_flight -= 1
         self.loop.in_flight -= 1
         x.finished = now
@@ -372,12 +379,17 @@ cdef class Deployment:
             on_idle, self.on_idle = self.on_idle, None
             self.loop.call_soon(on_idle)
 
+    cdef void abandon(self, Exchange x, double now) noexcept:
+        # Ends one whose caller has gone.
+        x.sink = None
+        if x.arrived > 0:
+            self.meters.failed(CANCELED, now - x.arrived)
+        self.answer(x, now)
+
     cdef void withdraw(self, Exchange x, double now) noexcept:
         # The caller of a queued exchange has gone.
         self.queue.withdraw(x)
-        self.meters.failed(CANCELED, now - x.arrived)
-        x.sink = None
-        self.answer(x, now)
+        self.abandon(x, now)
 
     cdef void expire(self, double now) noexcept:
         self.queue.expire(now)
@@ -407,7 +419,7 @@ cdef class Deployment:
         cdef Exchange other = self.loop.acquire(None, 0, x.protocol)
         other.stage = RUNNING
         other.owner = self
-        other.arrived, other.queued, other.started = x.arrived, x.queued, x.started
+        other.started = x.started
         other.rows, other.batched, other.outputs_mask = x.rows, x.batched, x.outputs_mask
         other.attempts = x.attempts
         other.next = x.next

@@ -148,7 +148,7 @@ cdef class Dispatcher(LoopIntake):
         elif miss == UNKNOWN_VERSION:
             text += b" version " + version + b" is not found"
         else:
-            text += b" version " + version + b" is not at ready state"
+            text += (b" version " + version if version else b"") + b" is not at ready state"
         self.refuse(x, self.unrouted, UNAVAILABLE if miss == VERSION_NOT_READY else NOT_FOUND, text, now)
 
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept:

@@ -6,7 +6,9 @@
 //
 //     FREE --gateway fills, rings--> FILLED --worker runs, rings--> DONE | FAILED --gateway scatters--> FREE
 //
-// The worker is not trusted: the gateway copies what a slot says about its outputs before it checks it.
+// The worker is not trusted, and may write anything at any time. So the gateway keeps what it must know of a lane to
+// itself (sizes, what runs where), copies what a slot says about its outputs before it checks it, and copies outputs
+// that an encoder reads twice. The file is sealed: nobody can shrink it under the gateway.
 #pragma once
 
 #include <atomic>
@@ -59,10 +61,13 @@ struct LaneHeader {
 
 inline size_t lane_header_bytes() { return (sizeof(LaneHeader) + 4095) & ~size_t{4095}; }
 inline size_t lane_file_bytes(size_t slot_bytes) { return lane_header_bytes() + 2 * kLaneSlots * slot_bytes; }
-inline uint8_t* lane_inputs(LaneHeader* h, int slot) {
-    return reinterpret_cast<uint8_t*>(h) + lane_header_bytes() + size_t(2 * slot) * h->slot_bytes;
+// `slot_bytes` is each end's own note of it, not the header's.
+inline uint8_t* lane_inputs(LaneHeader* h, int slot, size_t slot_bytes) {
+    return reinterpret_cast<uint8_t*>(h) + lane_header_bytes() + size_t(2 * slot) * slot_bytes;
 }
-inline uint8_t* lane_outputs(LaneHeader* h, int slot) { return lane_inputs(h, slot) + h->slot_bytes; }
+inline uint8_t* lane_outputs(LaneHeader* h, int slot, size_t slot_bytes) {
+    return lane_inputs(h, slot, slot_bytes) + slot_bytes;
+}
 inline size_t lane_align(size_t n) { return (n + kLaneAlign - 1) & ~(kLaneAlign - 1); }
 
 inline uint32_t slot_state(const Slot& s) { return s.state.load(std::memory_order_acquire); }
@@ -70,10 +75,14 @@ inline void set_slot_state(Slot& s, uint32_t state) { s.state.store(state, std::
 inline void set_nudged(LaneHeader* h) { h->nudged.store(1, std::memory_order_release); }
 inline bool take_nudge(LaneHeader* h) { return h->nudged.exchange(0, std::memory_order_acq_rel) != 0; }
 
+// Makes the compiler keep what has been read of shared memory: reading it again could give something else.
+inline void read_once() { __asm__ volatile("" ::: "memory"); }
+
 // Copies the description of one output and says whether it can be true: inside its area, and as large as its shape says.
 // A BYTES tensor's elements are checked by whoever walks them.
 inline bool read_output(const Slot& slot, int i, size_t slot_bytes, SlotTensor& out) {
-    out = *const_cast<const SlotTensor*>(&slot.outputs[i]);
+    out = slot.outputs[i];
+    read_once();
     if (out.rank > kMaxRank || out.datatype == 0 || out.datatype >= uint32_t(kDataTypes)) return false;
     if (out.offset > slot_bytes || out.size > slot_bytes - out.offset) return false;
     uint64_t count = 1;

@@ -42,8 +42,8 @@ cdef extern from "lanes.hpp" namespace "sluice" nogil:
         uint64_t slot_bytes
         Slot slot[2]
 
-    uint8_t* lane_inputs(LaneHeader*, int)
-    uint8_t* lane_outputs(LaneHeader*, int)
+    uint8_t* lane_inputs(LaneHeader*, int, size_t)
+    uint8_t* lane_outputs(LaneHeader*, int, size_t)
     uint32_t slot_state(const Slot&)
     void set_slot_state(Slot&, uint32_t)
     void set_nudged(LaneHeader*)
@@ -57,7 +57,11 @@ cdef extern from "lanes.hpp" namespace "sluice" nogil:
 cdef class Lane:
     cdef LaneHeader* header
     cdef size_t mapped
-    cdef readonly int memfd, doorbell, completion
+    cdef readonly int memfd
+    # Pipes, because their ends have flags of their own: a worker can neither make the gateway wait nor ring for it.
+    # The gateway's end of each, and the worker's, which is kept so that a worker's death is no news here.
+    cdef readonly int doorbell, completion
+    cdef int worker_doorbell, worker_completion
     cdef readonly size_t slot_bytes
     cdef int fill_next, harvest_next
     # What runs in each slot: the batch as a chain by Exchange.next, how many rows, and since when.
@@ -69,6 +73,8 @@ cdef class Lane:
 
     cdef void unmap(self) noexcept
 
+    # Since when the oldest running batch has had the worker to itself.
+    cdef double running_since(self) noexcept
     # The slot that may be filled now, or -1.
     cdef int free_slot(self) noexcept
     # True when the next batch to come back has come back.

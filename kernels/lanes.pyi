@@ -55,6 +55,12 @@ class LanePort:
     def wait(self, timeout_ms: int = -1) -> int:
         """The next filled slot; -1 when a control message waits; -2 when `timeout_ms` passed. Releases the GIL."""
 
+    def describe(self, slot: int) -> bytes:
+        """All that is known of the batch but its values: equal batches have inputs of one shape at one place."""
+
+    def repeat(self, slot: int, outputs: bytes, compute_start_ns: int, compute_end_ns: int) -> None:
+        """Answer with outputs that lie where those of an earlier, equal batch did: `outputs` is what `complete` gave."""
+
     def rows(self, slot: int) -> int: ...
     def wanted(self, slot: int) -> int:
         """A mask of the outputs wanted, bit i for output i of the signature."""
@@ -76,8 +82,11 @@ class LanePort:
         outputs: Sequence[tuple[int, int, Sequence[int], np.ndarray[Any, Any] | bytes | memoryview]],
         compute_start_ns: int,
         compute_end_ns: int,
-    ) -> None:
+    ) -> bytes:
         """Answer with (index, datatype, shape, C-contiguous buffer) per output.
+
+        Returns:
+            Where the outputs lie, for `repeat`.
 
         Raises:
             ValueError: more outputs, dimensions or bytes than a slot holds; the slot is still to be answered.

@@ -4,11 +4,12 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITE, PyBuffer_Release, P
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from kernels.exchange cimport Exchange
 from kernels.infer cimport DataType, TensorView
 
+import fcntl
 import os
 
 import numpy as np
@@ -44,6 +45,13 @@ cdef tuple NUMPY_DTYPES = (
 cdef Py_ssize_t VIEW_CACHE = 2048
 
 
+# What one batch has in common with another that may be run in the same way, besides its inputs' descriptions.
+cdef struct Key:
+    int64_t slot
+    uint64_t rows
+    uint64_t wanted
+
+
 cdef LaneHeader* map_lane(int memfd, size_t size) except NULL:
     cdef void* at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0)
     if at == MAP_FAILED:
@@ -52,28 +60,47 @@ cdef LaneHeader* map_lane(int memfd, size_t size) except NULL:
 
 
 cdef void ring_bell(int fd) noexcept nogil:
-    cdef uint64_t one = 1
-    while write(fd, &one, sizeof(one)) < 0 and errno == EINTR:
+    # A full pipe has rung already.
+    while write(fd, b"!", 1) < 0 and errno == EINTR:
         pass
+
+
+cdef cbool is_alike(Exchange head, Exchange x) noexcept:
+    # Equal groups are equal hashes, and callers choose what is hashed: here it is looked at.
+    cdef size_t i
+    cdef TensorView* a
+    cdef TensorView* b
+    if (x.inputs_mask != head.inputs_mask or x.outputs_mask != head.outputs_mask or
+            x.request.inputs.size() != head.request.inputs.size()):
+        return False
+    for i in range(head.request.inputs.size()):
+        a = &head.request.inputs[i]
+        b = &x.request.inputs[i]
+        if a.rank != b.rank or (a.rank > 1 and memcmp(&a.shape[1], &b.shape[1], (a.rank - 1) * sizeof(int64_t)) != 0):
+            return False
+    return True
 
 
 @cython.final
 cdef class Lane:
     def __cinit__(self, size_t slot_bytes):
-        self.memfd = self.doorbell = self.completion = -1
+        self.memfd = self.doorbell = self.completion = self.worker_doorbell = self.worker_completion = -1
         if slot_bytes == 0 or slot_bytes % 4096:
             raise ValueError(f"slot_bytes must be a positive multiple of 4096, not {slot_bytes}")
         self.slot_bytes = slot_bytes
         self.running = [None] * kLaneSlots
-        self.memfd = os.memfd_create("sluice-lane", os.MFD_CLOEXEC)
+        self.memfd = os.memfd_create("sluice-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.mapped = lane_file_bytes(slot_bytes)
         os.ftruncate(self.memfd, self.mapped)
+        fcntl.fcntl(self.memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.header = map_lane(self.memfd, self.mapped)
         self.header.magic = kLaneMagic
         self.header.slots = kLaneSlots
         self.header.slot_bytes = slot_bytes
-        self.doorbell = os.eventfd(0, os.EFD_CLOEXEC)
-        self.completion = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.worker_doorbell, self.doorbell = os.pipe2(os.O_CLOEXEC)
+        self.completion, self.worker_completion = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.doorbell, False)
+        os.set_blocking(self.completion, False)
 
     def __dealloc__(self):
         self.unmap()
@@ -82,10 +109,10 @@ cdef class Lane:
         if self.header != NULL:
             munmap(self.header, self.mapped)
             self.header = NULL
-        for fd in (self.memfd, self.doorbell, self.completion):
+        for fd in (self.memfd, self.doorbell, self.completion, self.worker_doorbell, self.worker_completion):
             if fd >= 0:
                 os.close(fd)
-        self.memfd = self.doorbell = self.completion = -1
+        self.memfd = self.doorbell = self.completion = self.worker_doorbell = self.worker_completion = -1
 
     def close(self):
         if self.closed:
@@ -96,7 +123,7 @@ cdef class Lane:
 
     @property
     def fds(self):
-        return self.memfd, self.doorbell, self.completion
+        return self.memfd, self.worker_doorbell, self.worker_completion
 
     @property
     def is_idle(self):
@@ -104,25 +131,29 @@ cdef class Lane:
 
     @property
     def oldest_started(self):
-        """Monotonic seconds when the batch that is running was handed over; 0.0 when nothing runs."""
-        return self.started[self.harvest_next] if self.running[self.harvest_next] is not None else 0.0
+        return self.running_since() if self.running[self.harvest_next] is not None else 0.0
 
     def nudge(self):
         if not self.closed:
             set_nudged(self.header)
             ring_bell(self.doorbell)
 
+    cdef double running_since(self) noexcept:
+        # A batch that waited in the second slot was only served once the first one had come back.
+        return max(self.started[self.harvest_next], self.last_harvest)
+
     cdef int free_slot(self) noexcept:
-        if self.closed or slot_state(self.header.slot[self.fill_next]) != SLOT_FREE:
-            return -1
-        return self.fill_next
+        # Whatever the worker says about a slot in which nothing of ours runs.
+        return -1 if self.closed or self.running[self.fill_next] is not None else self.fill_next
 
     cdef cbool has_result(self) noexcept:
-        return not self.closed and slot_state(self.header.slot[self.harvest_next]) >= SLOT_DONE
+        # Nor does it matter that a worker answers what nobody asked.
+        return (not self.closed and self.running[self.harvest_next] is not None and
+                slot_state(self.header.slot[self.harvest_next]) >= SLOT_DONE)
 
     cdef int gather(self, int slot, Exchange head, int64_t* rows) noexcept:
         cdef Slot* s = &self.header.slot[slot]
-        cdef uint8_t* base = lane_inputs(self.header, slot)
+        cdef uint8_t* base = lane_inputs(self.header, slot, self.slot_bytes)
         cdef size_t count = head.request.inputs.size()
         cdef size_t offset = 0, used
         cdef uint64_t mask = head.inputs_mask
@@ -136,7 +167,7 @@ cdef class Lane:
         used = count * 64
         x = head
         while x is not None:
-            if used + <size_t>x.nbytes > self.slot_bytes:
+            if used + <size_t>x.nbytes > self.slot_bytes or not is_alike(head, x):
                 break
             used += x.nbytes
             sum_rows += x.rows
@@ -185,9 +216,9 @@ cdef class Lane:
         ring_bell(self.doorbell)
 
     cdef void acknowledge(self) noexcept:
-        cdef uint64_t count
+        cdef char[64] rings
         if not self.closed:
-            read(self.completion, &count, sizeof(count))
+            read(self.completion, rings, sizeof(rings))
 
     cdef void release_slot(self, int slot) noexcept:
         self.running[slot] = None
@@ -198,13 +229,13 @@ cdef class Lane:
 
     def put(self, inputs, int rows, uint64_t wanted=~<uint64_t>0):
         cdef int slot = self.free_slot()
-        if slot < 0:
+        if slot < 0 or slot_state(self.header.slot[slot]) != SLOT_FREE:
             return -1
         cdef Slot* s = &self.header.slot[slot]
         cdef size_t offset = 0
         cdef bytes data
         cdef int i = 0, d
-        cdef uint8_t* base = lane_inputs(self.header, slot)
+        cdef uint8_t* base = lane_inputs(self.header, slot, self.slot_bytes)
         for index, datatype, shape, data in inputs:
             if offset + len(data) > self.slot_bytes:
                 raise ValueError(f"inputs exceed the slot's {self.slot_bytes} bytes")
@@ -228,7 +259,7 @@ cdef class Lane:
         return slot
 
     def get(self):
-        if not self.has_result():
+        if self.closed or slot_state(self.header.slot[self.harvest_next]) < SLOT_DONE:
             return None
         cdef int slot = self.harvest_next
         cdef Slot* s = &self.header.slot[slot]
@@ -243,7 +274,7 @@ cdef class Lane:
             for i in range(count):
                 if not read_output(s[0], i, self.slot_bytes, tensor):
                     raise ValueError(f"output {i} of the slot is not a tensor")
-                base = lane_outputs(self.header, slot) + tensor.offset
+                base = lane_outputs(self.header, slot, self.slot_bytes) + tensor.offset
                 outputs.append((tensor.index, tensor.datatype, tuple([tensor.shape[d] for d in range(tensor.rank)]),
                                 (<char*>base)[:tensor.size]))
             result = (slot, 0, "", outputs)
@@ -271,7 +302,7 @@ cdef class LanePort:
         self.slot_bytes = self.header.slot_bytes
         self.views = {}
         self.areas = tuple([
-            PyMemoryView_FromMemory(<char*>lane_inputs(self.header, i), self.slot_bytes, PyBUF_WRITE)
+            PyMemoryView_FromMemory(<char*>lane_inputs(self.header, i, self.slot_bytes), self.slot_bytes, PyBUF_WRITE)
             for i in range(kLaneSlots)])
 
     # Never unmapped: numpy views into the lane live as long as the worker, which ends by leaving its process.
@@ -283,7 +314,8 @@ cdef class LanePort:
     def wait(self, int timeout_ms=-1):
         cdef int slot = self.next_slot
         cdef pollfd waiter
-        cdef uint64_t count
+        cdef char[64] rings
+        cdef ssize_t count
         cdef int ready, failure
         while True:
             if take_nudge(self.header):
@@ -295,15 +327,44 @@ cdef class LanePort:
             waiter.events = POLLIN
             failure = 0
             with nogil:
-                ready = 1
+                ready = count = 1
                 if timeout_ms >= 0:
                     ready = poll(&waiter, 1, timeout_ms)
-                if ready > 0 and read(self.doorbell, &count, sizeof(count)) < 0:
-                    failure = errno
+                if ready > 0:
+                    count = read(self.doorbell, rings, sizeof(rings))
+                    if count < 0:
+                        failure = errno
             if ready == 0:
                 return -2
+            if count == 0:
+                return -1  # the gateway has gone, of which the control socket tells more
             if failure and failure != EINTR and failure != EAGAIN:
                 raise OSError(failure, os.strerror(failure))
+
+    def describe(self, int slot):
+        cdef Slot* s = &self.header.slot[slot]
+        cdef uint32_t count = min(s.input_count, <uint32_t>kLaneTensors)
+        cdef Key key
+        key.slot = slot
+        key.rows = s.rows
+        key.wanted = s.wanted
+        cdef bytes head = (<char*>&key)[:sizeof(Key)]
+        return head + (<char*>s.inputs)[:count * sizeof(SlotTensor)]
+
+    def repeat(self, int slot, bytes outputs, uint64_t compute_start_ns, uint64_t compute_end_ns):
+        cdef Slot* s = &self.header.slot[slot]
+        cdef size_t size = len(outputs)
+        if size % sizeof(SlotTensor) or size > sizeof(s.outputs):
+            raise ValueError("outputs: not what complete returned")
+        memcpy(s.outputs, <const char*>outputs, size)
+        self.answer(s, <uint32_t>(size // sizeof(SlotTensor)), compute_start_ns, compute_end_ns)
+
+    cdef void answer(self, Slot* s, uint32_t count, uint64_t compute_start_ns, uint64_t compute_end_ns) noexcept:
+        s.output_count = count
+        s.compute_start_ns = compute_start_ns
+        s.compute_end_ns = compute_end_ns
+        set_slot_state(s[0], SLOT_DONE)
+        ring_bell(self.completion)
 
     def rows(self, int slot):
         return self.header.slot[slot].rows
@@ -346,11 +407,12 @@ cdef class LanePort:
         return self.header.slot[slot].inputs[position].datatype
 
     def output_area(self, int slot):
-        return PyMemoryView_FromMemory(<char*>lane_outputs(self.header, slot), self.slot_bytes, PyBUF_WRITE)
+        return PyMemoryView_FromMemory(<char*>lane_outputs(self.header, slot, self.slot_bytes), self.slot_bytes,
+                                       PyBUF_WRITE)
 
     def complete(self, int slot, outputs, uint64_t compute_start_ns, uint64_t compute_end_ns):
         cdef Slot* s = &self.header.slot[slot]
-        cdef uint8_t* base = lane_outputs(self.header, slot)
+        cdef uint8_t* base = lane_outputs(self.header, slot, self.slot_bytes)
         cdef size_t offset = 0, at
         cdef Py_buffer buffer
         cdef SlotTensor* tensor
@@ -358,6 +420,11 @@ cdef class LanePort:
         cdef Py_ssize_t d
         if len(outputs) > kLaneTensors:
             raise ValueError(f"a model may have {kLaneTensors} outputs at most, not {len(outputs)}")
+        for _, _, _, data in outputs:  # what is copied goes behind what is in place already
+            PyObject_GetBuffer(data, &buffer, PyBUF_C_CONTIGUOUS)
+            if base <= <uint8_t*>buffer.buf < base + self.slot_bytes:
+                offset = max(offset, lane_align(<uint8_t*>buffer.buf - base + buffer.len))
+            PyBuffer_Release(&buffer)
         for index, datatype, shape, data in outputs:
             tensor = &s.outputs[i]
             PyObject_GetBuffer(data, &buffer, PyBUF_C_CONTIGUOUS)
@@ -370,9 +437,9 @@ cdef class LanePort:
                         raise ValueError(f"outputs exceed the slot's {self.slot_bytes} bytes")
                     if buffer.len:
                         memcpy(base + at, buffer.buf, buffer.len)
+                    offset = lane_align(at + buffer.len)
                 tensor.offset = at
                 tensor.size = buffer.len
-                offset = max(offset, lane_align(at + buffer.len))
             finally:
                 PyBuffer_Release(&buffer)
             if len(shape) > 16:
@@ -383,11 +450,10 @@ cdef class LanePort:
             for d in range(len(shape)):
                 tensor.shape[d] = shape[d]
             i += 1
-        s.output_count = i
-        s.compute_start_ns = compute_start_ns
-        s.compute_end_ns = compute_end_ns
-        set_slot_state(s[0], SLOT_DONE)
-        ring_bell(self.completion)
+        # Before the answer: the gateway may fill the slot again at once.
+        cdef bytes table = (<char*>s.outputs)[:i * sizeof(SlotTensor)]
+        self.answer(s, i, compute_start_ns, compute_end_ns)
+        return table
 
     def fail(self, int slot, int code, str message):
         cdef Slot* s = &self.header.slot[slot]

@@ -100,13 +100,15 @@ cdef class LoopIntake(Intake):
 
     cdef void arm(self, double when) noexcept:
         cdef itimerspec spec
+        cdef time_t seconds = <time_t>when
+        cdef long ns = <long>((when - seconds) * 1e9) + 1  # never before `when`, and never zero, which would disarm
         if self.wake > 0 and self.wake <= when:
             return
         self.wake = when
         spec.it_interval.tv_sec = 0
         spec.it_interval.tv_nsec = 0
-        spec.it_value.tv_sec = <time_t>when
-        spec.it_value.tv_nsec = <long>((when - <time_t>when) * 1e9) + 1
+        spec.it_value.tv_sec = seconds + ns // 1000000000
+        spec.it_value.tv_nsec = ns % 1000000000
         timerfd_settime(self.timer, TFD_TIMER_ABSTIME, &spec, NULL)
 
     cdef void disarm(self) noexcept:

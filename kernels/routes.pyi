@@ -8,7 +8,8 @@ Target = TypeVar("Target")
 class ModelRoute(Generic[Target]):
     """One model: the target of calls that name no version (None while there is none), and one target a version.
 
-    A version that exists and is not ready maps to None.
+    A version that exists and is not ready maps to None. Without a default, a model that has such a version is not
+    ready, and one that has none has no versions.
     """
 
     default: Target | None

@@ -34,7 +34,10 @@ cdef class RouteTable:
             return None
         route = <ModelRoute>self.routes[at]
         if version.empty():
-            miss[0] = NO_VERSIONS if route.default is None else FOUND
+            if route.default is not None:
+                miss[0] = FOUND
+            else:
+                miss[0] = NO_VERSIONS if len(route.targets) == 0 else VERSION_NOT_READY
             return route.default
         at = route.index.find(version)
         if at < 0:

@@ -1,5 +1,5 @@
-// The outputs of one batch, dealt out to the requests that made it up, in order. Copies nothing: each request gets views
-// into the slot. What the worker wrote is checked here and nowhere else.
+// The outputs of one batch, dealt out to the requests that made it up, in order. Each request gets views into the slot,
+// or of a copy where the worker could make an encoder trip by changing what it has read once already.
 #pragma once
 
 #include "lanes.hpp"
@@ -10,16 +10,19 @@ namespace sluice {
 class Scatter {
 public:
     // False when the outputs cannot be what the signature and the batch say.
-    bool open(const Signature& signature, LaneHeader* lane, int slot, bool batched, int64_t rows, uint64_t wanted) {
+    bool open(const Signature& signature, LaneHeader* lane, int slot, size_t slot_bytes, bool batched, int64_t rows,
+              uint64_t wanted) {
         const Slot& s = lane->slot[slot];
         count_ = s.output_count;
+        read_once();
         if (count_ > uint32_t(kLaneTensors)) return false;
         batched_ = batched;
         given_ = 0;
-        const uint8_t* base = lane_outputs(lane, slot);
+        is_spent_ = false;
+        const uint8_t* base = lane_outputs(lane, slot, slot_bytes);
         for (uint32_t i = 0; i < count_; ++i) {
             SlotTensor& t = tensors_[i];
-            if (!read_output(s, int(i), lane->slot_bytes, t)) return false;
+            if (!read_output(s, int(i), slot_bytes, t)) return false;
             if (t.index >= uint32_t(kLaneTensors) || (given_ >> t.index & 1)) return false;
             if (batched && (t.rank == 0 || t.shape[0] != rows)) return false;
             at_[i] = base + t.offset;
@@ -38,8 +41,11 @@ public:
         return true;
     }
 
-    // Moves on to the next request of the batch, which has `rows` rows. False when a BYTES output ends too early.
+    // Moves on to the next request of the batch, which has `rows` rows. False when a BYTES output ends too early, for
+    // this request and all behind it: nobody knows any more whose rows come next.
     bool next(int64_t rows) {
+        if (is_spent_) return false;
+        is_spent_ = true;
         for (uint32_t i = 0; i < count_; ++i) {
             const SlotTensor& t = tensors_[i];
             const uint64_t elements = elements_[i] * uint64_t(batched_ ? rows : 1);
@@ -50,6 +56,7 @@ public:
             size_[i] = span;
             at_[i] += span;
         }
+        is_spent_ = false;
         return true;
     }
 
@@ -80,6 +87,7 @@ private:
             uint32_t length;
             if (left < 4) return false;
             std::memcpy(&length, p, 4);
+            read_once();
             if (left - 4 < length) return false;
             p += 4 + size_t(length);
             left -= 4 + size_t(length);
@@ -98,26 +106,30 @@ private:
     uint32_t count_ = 0;
     uint64_t given_ = 0;
     bool batched_ = false;
+    bool is_spent_ = false;
 };
 
-// The answer's outputs: those the request lists, in its order, else all of the signature's.
-inline void collect_views(const Signature& s, const Scatter& scatter, InferRequest& r, int64_t rows,
+// The answer's outputs: those the request lists, in its order, else all of the signature's. `typed`: the encoder counts
+// integers before it writes them; it always does so with BYTES.
+inline void collect_views(const Signature& s, const Scatter& scatter, InferRequest& r, int64_t rows, bool typed,
                           std::vector<OutputView>& views) {
     const bool batched = s.max_batch_size > 0;
     views.clear();
-    if (r.outputs.empty()) {
-        for (const TensorSpec& spec : s.outputs) {
-            views.emplace_back();
-            scatter.view(spec, rows, views.back());
-        }
-        return;
-    }
+    const auto add = [&](const TensorSpec& spec) -> OutputView& {
+        OutputView& view = views.emplace_back();
+        scatter.view(spec, rows, view);
+        if (view.size && (typed || view.datatype == DataType::BYTES))
+            view.data = reinterpret_cast<const uint8_t*>(
+                r.arena.copy({reinterpret_cast<const char*>(view.data), view.size}).data());
+        return view;
+    };
+    if (r.outputs.empty())
+        for (const TensorSpec& spec : s.outputs) add(spec);
     for (const RequestedOutput& wanted : r.outputs) {
         const TensorSpec& spec = s.outputs[size_t(s.find_output(wanted.name))];
-        views.emplace_back();
-        scatter.view(spec, rows, views.back());
-        views.back().binary = wanted.binary;
-        if (wanted.classification > 0) classify(spec, batched, wanted.classification, views.back(), r.arena);
+        OutputView& view = add(spec);
+        view.binary = wanted.binary;
+        if (wanted.classification > 0) classify(spec, batched, wanted.classification, view, r.arena);
     }
 }
 

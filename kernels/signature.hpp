@@ -128,7 +128,10 @@ inline bool describe_raw_body(const Signature& s, TensorView& view, WireError& e
                                      in_quotes(spec.name) + " has shape " + shape_text(spec.shape, spec.rank));
         free_dim = d;
     }
-    if (free_dim < 0) return true;
+    if (free_dim < 0)
+        return view.size == known ||
+               refuse(error, "raw request body of " + std::to_string(view.size) + " bytes, but input " +
+                                 in_quotes(spec.name) + " has " + std::to_string(known));
     if (known == 0 || view.size % known)
         return refuse(error, "raw request body of " + std::to_string(view.size) + " bytes is no multiple of the " +
                                  std::to_string(known) + " bytes of one element of the variable dimension of input " +

@@ -4,6 +4,7 @@
 // costs nothing.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -217,9 +218,35 @@ inline NumberKind number_kind(std::string_view token) noexcept {
     return i == token.size() ? kind : NumberKind::NONE;
 }
 
-// The number at `at`, rounded to nearest; another token follows it. False: not a number, or past the range of double.
+// Whether `0.` with at least twenty digits behind it stands at `at`: simdjson (3.0) does not see that their value
+// overflows, and reads 0.99999999999999999999 as a number near nothing.
+inline bool is_long_fraction(const uint8_t* at) noexcept {
+    using simdjson::SIMDJSON_BUILTIN_IMPLEMENTATION::numberparsing::is_made_of_eight_digits_fast;
+    at += *at == '-';
+    return *at == '0' && is_made_of_eight_digits_fast(at + 2) && is_made_of_eight_digits_fast(at + 10) &&
+           is_made_of_eight_digits_fast(at + 14);
+}
+
+// The number at `at`, rounded to nearest; another token follows it. False: not a number, past the range of double, or
+// better left to `slow_double`.
 inline bool quick_double(const uint8_t* at, double& value) noexcept {
-    return simdjson::SIMDJSON_BUILTIN_IMPLEMENTATION::numberparsing::parse_double(at).get(value) == simdjson::SUCCESS;
+    return !is_long_fraction(at) &&
+           simdjson::SIMDJSON_BUILTIN_IMPLEMENTATION::numberparsing::parse_double(at).get(value) == simdjson::SUCCESS;
+}
+
+// Whether a number that is past the range of double is too small for it, and not too large.
+inline bool is_tiny(std::string_view token) noexcept {
+    const size_t e = std::min(token.find_first_of("eE"), token.size());
+    const std::string_view digits = token.substr(0, e);
+    const size_t first = digits.find_first_of("123456789"), point = std::min(digits.find('.'), digits.size());
+    int64_t exponent = 0;
+    if (e < token.size()) {
+        token.remove_prefix(e + 1);
+        if (token[0] == '+') token.remove_prefix(1);
+        const auto [end, code] = std::from_chars(token.data(), token.data() + token.size(), exponent);
+        if (code == std::errc::result_out_of_range) return token[0] == '-';
+    }
+    return exponent < static_cast<int64_t>(first) - static_cast<int64_t>(point);
 }
 
 // As `quick_double`, for any spelling: a number past the range is infinite.
@@ -227,9 +254,8 @@ inline bool slow_double(std::string_view token, double& value) noexcept {
     if (number_kind(token) == NumberKind::NONE) return false;
     const auto [end, code] = std::from_chars(token.data(), token.data() + token.size(), value);
     if (code == std::errc::result_out_of_range) {
-        const size_t e = token.find_first_of("eE");
-        const bool tiny = e != token.npos && token[e + 1] == '-';
-        value = std::copysign(tiny ? 0.0 : std::numeric_limits<double>::infinity(), token[0] == '-' ? -1.0 : 1.0);
+        const double beyond = is_tiny(token) ? 0.0 : std::numeric_limits<double>::infinity();
+        value = std::copysign(beyond, token[0] == '-' ? -1.0 : 1.0);
     }
     return true;
 }

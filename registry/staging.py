@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
-from registry.errors import ChangedWhileRead, StagingFailed
+from registry.errors import ChangedWhileRead, NotAsVouchedFor, StagingFailed
 from registry.sources import FileStamp, VersionListing
 
 _CHUNK_BYTES = 1 << 20
@@ -94,6 +94,7 @@ class Staging:
 
         Raises:
             ChangedWhileRead: a file is not as its stamp says, before or after it was read.
+            NotAsVouchedFor: the copy of a file has another digest than the listing says.
             StagingFailed: it cannot be read, or there is no room.
         """
         if self._folder is None:
@@ -105,6 +106,8 @@ class Staging:
         try:
             files = {stamp.path: _copy(listing.path, stamp, folder / "version") for stamp in listing.files}
             others = {stamp.path: _copy(model_path, stamp, folder) for stamp in companions}
+            if listing.digests is not None:
+                _compare(listing.path, files, listing.digests)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -113,6 +116,12 @@ class Staging:
     def drop(self, staged: Staged) -> None:
         """Removes a copy. Twice is as good as once."""
         shutil.rmtree(staged.folder, ignore_errors=True)
+
+
+def _compare(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    wrong = next((path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path)), None)
+    if wrong is not None:
+        raise NotAsVouchedFor(str(folder / wrong))
 
 
 def _locked(path: Path, *, create: bool) -> IO[bytes] | None:

@@ -43,6 +43,7 @@ class FakeSource:
     def __init__(self, *served: FakeServed, live: bool = True, ready: bool = True) -> None:
         self.versions = list(served)
         self.live, self.ready = live, ready
+        self.unrouted = Meters()
 
     def served(self) -> Sequence[FakeServed]:
         return self.versions

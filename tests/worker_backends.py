@@ -70,6 +70,9 @@ class Scripted:
             case "allocate":
                 self._leaked.append(np.ones(1 << 28, np.uint8))
 
+    def repeater(self, batch: Batch) -> None:
+        return None
+
     def execute(self, batch: Batch) -> Sequence[Output]:
         commands = batch.inputs[0][1]
         match int(commands[0, 0]) if commands.size else ECHO:

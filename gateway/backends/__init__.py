@@ -69,6 +69,11 @@ class Backend(Protocol):
 
     def __init__(self, spec: InstanceSpec) -> None: ...
 
+    def repeater(self, batch: Batch) -> Callable[[], object] | None:
+        """After `execute`: what runs a batch like this one again, with other values in the same memory, and puts its
+        outputs where those of this one are. None when there is no such thing. It raises as `execute` does, and then
+        nothing is known of any repeater."""
+
     def execute(self, batch: Batch) -> Sequence[Output]:
         """The wanted outputs. A `BackendError` fails this batch alone; any other exception does too, as INTERNAL."""
 

@@ -1,30 +1,72 @@
-"""The `sluice` command: one file for each subcommand, and the shape of what goes wrong."""
+"""The `sluice` command: one file for each subcommand, and the shape of what goes wrong.
+
+A subcommand's file is imported when it is asked for: what one needs to start should not slow down the others.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli import demo, doctor, infer, models, serve
 from gateway.cli.failure import CommandFailed
+
+COMMANDS = {
+    "serve": "serve",
+    "infer": "infer",
+    "models": "models",
+    "push": "push",
+    "versions": "versions",
+    "diff": "diff",
+    "alias": "alias",
+    "policy": "policy",
+    "approve": "approve",
+    "reject": "approve",
+    "verify": "verify",
+    "audit": "audit",
+    "gc": "gc",
+    "token": "token",
+    "doctor": "doctor",
+    "demo": "demo",
+}
+"""Each subcommand, in the order of the help, and the module of this package that has a function (or a Typer, for a
+group of subcommands) of its name."""
+
+
+class Commands(TyperGroup):
+    """The table above as a group."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(f"gateway.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        if isinstance(found, typer.Typer):
+            command = typer.main.get_command(found)
+        else:
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(cmd_name)(found)
+            command = typer.main.get_command(alone)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="sluice",
     help="A model serving gateway: versioned models over HTTP and gRPC in the Open Inference Protocol.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve.serve)
-app.command()(infer.infer)
-app.command()(models.models)
-app.command()(doctor.doctor)
-app.command()(demo.demo)
 
 
 def _show_version(wanted: bool) -> None:

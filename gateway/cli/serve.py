@@ -15,14 +15,19 @@ from rich.text import Text
 
 from gateway import __version__, logs
 from gateway.cli.failure import CommandFailed
-from gateway.errors import SettingsError
+from gateway.errors import SettingsError, StartFailed
+from gateway.registry_places import without_user
 from gateway.settings import Settings
 from gateway.settings_sources import CONFIG_VARIABLE, load
+from registry.errors import StagingFailed
 
 
 def serve(
     model_repository: Annotated[
-        Path | None, typer.Option("--model-repository", "-m", help="Folder of <model>/<version>/model.onnx.")
+        Path | None,
+        typer.Option(
+            "--model-repository", "-m", help="Folder of <model>/<version>/model.onnx [the registry in the data folder]."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address of the inference ports [127.0.0.1].")] = None,
     http_port: Annotated[int | None, typer.Option(help="HTTP inference [8000].")] = None,
@@ -37,7 +42,7 @@ def serve(
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, such as batching.max_queue_rows=1024."),
     ] = None,
 ) -> None:
-    """Serve the models of a repository over HTTP and gRPC."""
+    """Serve the models of the registry, or of a repository folder, over HTTP and gRPC."""
     flags: dict[str, Any] = {
         "model_repository": model_repository,
         "host": host,
@@ -56,7 +61,8 @@ def serve(
 
 def run(settings: Settings) -> int:
     """Checks what would fail anyway, and better said here; then serves. The exit code is the server's."""
-    check_repository(settings.model_repository)
+    if settings.model_repository is not None:
+        check_repository(settings.model_repository)
     check_ports(settings)
     from gateway import server  # the engine and the native modules load only for those who serve
 
@@ -77,6 +83,10 @@ def foreseen(error: BaseException) -> CommandFailed | None:
         return foreseen(error.exceptions[0]) if len(error.exceptions) == 1 else None
     if isinstance(error, SettingsError):
         return CommandFailed.from_settings_error(error)
+    if isinstance(error, StartFailed):
+        return CommandFailed(f"{error.part} cannot start: {error.reason}", "`sluice doctor` shows what is missing")
+    if isinstance(error, StagingFailed):
+        return CommandFailed(f"data_dir: {error.path} cannot be used: {error.reason}")
     if isinstance(error, ssl.SSLError):
         return CommandFailed(f"TLS: {error}", "check tls.certificate_file, tls.private_key_file and tls.client_ca_file")
     if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
@@ -143,7 +153,7 @@ def show_banner(settings: Settings) -> None:
         return
     scheme = "https" if settings.tls.is_enabled else "http"
     rows = (
-        ("models", str(settings.model_repository)),
+        ("models", origin(settings)),
         ("HTTP", f"{scheme}://{address(settings.host, settings.http_port)}"),
         ("gRPC", address(settings.host, settings.grpc_port) + (" (TLS)" if settings.tls.is_enabled else "")),
         ("admin", f"http://{address(settings.admin.host, settings.admin_port)}"),
@@ -153,6 +163,19 @@ def show_banner(settings: Settings) -> None:
     for name, value in rows:
         console.print(Text.assemble((f"  {name:<7}", "dim"), value), soft_wrap=True)
     console.print()
+
+
+def origin(settings: Settings) -> str:
+    """Where the models come from, without secrets."""
+    if settings.model_repository is not None:
+        return str(settings.model_repository)
+    match settings.registry.source:
+        case "catalog":
+            return f"the registry in {settings.data_dir}" if not settings.registry.database_url else "a shared registry"
+        case "mlflow":
+            return f"MLflow at {without_user(settings.registry.mlflow_url)}"
+        case "objects":
+            return without_user(settings.registry.objects_url)
 
 
 def address(host: str, port: int) -> str:

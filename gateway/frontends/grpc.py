@@ -61,6 +61,7 @@ class GrpcFrontend:
         self._reflection = Reflection(pb.DESCRIPTOR.pool, (_INFERENCE, _HEALTH, *_REFLECTION))
         # The open ModelStreamInfer calls: each adds itself, and leaves when it is over.
         self._streams: set[InferStream] = set()
+        self._is_draining = False
         self._handlers = self._table()
 
     def handle(self, call: Call) -> None:
@@ -72,9 +73,11 @@ class GrpcFrontend:
             handler(call)
 
     def drain(self) -> None:
-        """Ends the calls that would otherwise never end: watches, and streams once their pending requests are answered.
-        To be called after readiness is withdrawn."""
+        """Ends the calls that would otherwise never end: watches, reflection, and streams once their pending requests
+        are answered; and those that still come. To be called after readiness is withdrawn."""
+        self._is_draining = True
         self._health.drain()
+        self._reflection.drain()
         for stream in tuple(self._streams):
             stream.drain()
 
@@ -87,9 +90,7 @@ class GrpcFrontend:
                 pb.ModelReadyRequest, lambda m: pb.ModelReadyResponse(ready=plane.is_model_ready(m.name, m.version))
             ),
             "ServerMetadata": unary(pb.ServerMetadataRequest, lambda _: answers.server_metadata(plane)),
-            "ModelMetadata": unary(
-                pb.ModelMetadataRequest, lambda m: answers.model_metadata(plane, m.name, m.version)
-            ),
+            "ModelMetadata": unary(pb.ModelMetadataRequest, lambda m: answers.model_metadata(plane, m.name, m.version)),
             "ModelConfig": unary(pb.ModelConfigRequest, lambda m: answers.model_config(plane, m.name, m.version)),
             "ModelStatistics": unary(
                 pb.ModelStatisticsRequest, lambda m: answers.model_statistics(plane, m.name, m.version)
@@ -128,7 +129,10 @@ class GrpcFrontend:
         self._control.unload(request.model_name, to_parameters(request.parameters), finished)
 
     def _open_stream(self, call: Call) -> None:
-        self._streams.add(InferStream(self._plane, call, self._streams.discard))
+        stream = InferStream(self._plane, call, self._streams.discard)
+        self._streams.add(stream)
+        if self._is_draining:
+            stream.drain()
 
 
 def one_request(request_type: type[M], begin: Callable[[M, Call], None]) -> Handler:

@@ -22,6 +22,7 @@ class Health:
         self._plane = plane
         # The open Watch calls: each adds itself, and leaves when it is cancelled or ended.
         self._watchers: set[_Watcher] = set()
+        self._is_draining = False
 
     def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         """Raises UnknownModel, as NOT_FOUND, for a service that is neither the server nor a model."""
@@ -38,10 +39,15 @@ class Health:
 
     def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
         """Sends the status now and whenever it changes, until the caller leaves or `drain`."""
-        self._watchers.add(_Watcher(call, lambda: self.status(request.service), self._plane, self._watchers.discard))
+        watcher = _Watcher(call, lambda: self.status(request.service), self._plane, self._watchers.discard)
+        self._watchers.add(watcher)
+        if self._is_draining:
+            watcher.end()
 
     def drain(self) -> None:
-        """Ends every Watch, after the status it has not sent yet; callers ask again elsewhere."""
+        """Ends every Watch, after the status it has not sent yet, also those that still come; callers ask again
+        elsewhere."""
+        self._is_draining = True
         for watcher in tuple(self._watchers):
             watcher.end()
 

@@ -11,6 +11,8 @@ from gateway.frontends import Call
 from gateway.frontends.status import Code
 from gateway.pb import reflection_pb2 as pb
 
+_DRAINING = (Code.UNAVAILABLE, "the server is shutting down")
+
 
 class Descriptors(Protocol):
     """A `google.protobuf` descriptor pool. Each raises KeyError for what it does not have."""
@@ -28,11 +30,24 @@ class Reflection:
     def __init__(self, pool: Descriptors, services: Sequence[str]) -> None:
         self._pool = pool
         self._services = tuple(sorted(services))
+        # The open calls: each is added by `open`, and leaves when it is over.
+        self._calls: set[Call] = set()
+        self._is_draining = False
 
     def open(self, call: Call) -> None:
-        """One answer for each question, until the caller closes its side."""
+        """One answer for each question, until the caller closes its side or `drain`."""
+        self._calls.add(call)
         call.on_message = lambda message: self._answer(call, message)
-        call.on_end = lambda: call.finish()
+        call.on_end = lambda: self._finish(call)
+        call.on_cancel = lambda: self._calls.discard(call)
+        if self._is_draining:
+            self._finish(call, *_DRAINING)
+
+    def drain(self) -> None:
+        """Ends every call, also those that still come; callers ask again elsewhere."""
+        self._is_draining = True
+        for call in tuple(self._calls):
+            self._finish(call, *_DRAINING)
 
     def answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
         response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
@@ -47,8 +62,12 @@ class Reflection:
         try:
             request = pb.ServerReflectionRequest.FromString(message)
         except Exception as error:  # protobuf's DecodeError; with some implementations also others
-            return call.finish(Code.INVALID_ARGUMENT, f"cannot parse the request: {error}")
+            return self._finish(call, Code.INVALID_ARGUMENT, f"cannot parse the request: {error}")
         call.send(self.answer(request).SerializeToString())
+
+    def _finish(self, call: Call, code: Code = Code.OK, text: str = "") -> None:
+        self._calls.discard(call)
+        call.finish(code, text)
 
     def _fill(self, request: pb.ServerReflectionRequest, response: pb.ServerReflectionResponse) -> None:
         asked: dict[str | None, Callable[[], None]] = {

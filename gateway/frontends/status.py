@@ -67,6 +67,10 @@ class Status(NamedTuple):
         return HTTP_STATUS[self.code]
 
 
+def _version(version: str) -> str:
+    return f" version {version}" if version else ""
+
+
 def _no_statistics(e: errors.NoStatistics) -> str:
     version = f", version {e.version}," if e.version else ""
     return f"requested model '{e.model}'{version} is not available"
@@ -77,8 +81,7 @@ def _bad_config(e: errors.ConfigError) -> str:
 
 
 def _load_failed(e: errors.LoadFailed) -> str:
-    version = f" version {e.version}" if e.version else ""
-    return f"load failed for model '{e.model}'{version}: {e.reason}"
+    return f"load failed for model '{e.model}'{_version(e.version)}: {e.reason}"
 
 
 _TABLE: dict[type[errors.SluiceError], tuple[Code, Callable[[Any], str]]] = {
@@ -95,7 +98,7 @@ _TABLE: dict[type[errors.SluiceError], tuple[Code, Callable[[Any], str]]] = {
     errors.NoStatistics: (Code.INVALID_ARGUMENT, _no_statistics),
     errors.VersionNotReady: (
         Code.UNAVAILABLE,
-        lambda e: f"Request for unknown model: '{e.model}' version {e.version} is not at ready state",
+        lambda e: f"Request for unknown model: '{e.model}'{_version(e.version)} is not at ready state",
     ),
     errors.Unsupported: (Code.UNIMPLEMENTED, lambda e: f"{e.feature} is not supported"),
     errors.ControlNotAllowed: (

@@ -118,10 +118,12 @@ def place(pid: int, cpus: Iterable[int]) -> None:
                 os.sched_setaffinity(int(thread), wanted)
 
 
-def usable_gpus() -> tuple[int, ...]:
-    """Ordinals of the devices that the engine could use: empty without the GPU build of ONNX Runtime, or a device."""
+def usable_gpus(devices: Path = Path("/dev")) -> tuple[int, ...]:
+    """Ordinals of the devices that the engine could use: empty without the GPU build of ONNX Runtime, or a device.
+
+    The engine counts from 0 whatever the numbers of the device files: a container may be given only the fourth."""
     try:
         importlib.metadata.version("onnxruntime-gpu")
     except importlib.metadata.PackageNotFoundError:
         return ()
-    return tuple(sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*")))
+    return tuple(range(len(list(devices.glob("nvidia[0-9]*")))))

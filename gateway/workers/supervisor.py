@@ -135,6 +135,8 @@ class Supervisor:
         except TimeoutError as error:
             seconds = self._settings.start_timeout_seconds
             raise _failed(spec, f"the worker was not ready within {seconds:g} seconds") from error
+        except OSError as error:
+            raise _failed(spec, f"no lane could be made: {error.strerror or error}") from error
 
     async def _attempt(self, spec: InstanceSpec, op: str) -> tuple[Lane, Channel, ForkedProcess, Description]:
         await self._is_up.wait()

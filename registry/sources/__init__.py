@@ -35,6 +35,8 @@ class VersionListing:
     version: int
     path: Path
     files: tuple[FileStamp, ...]
+    digests: Mapping[str, str] | None = field(default=None, compare=False)
+    """The SHA-256 that the bytes of each file must have, by its path, where the source vouches for them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class ModelListing:
     companions: tuple[FileStamp, ...] = ()
     """Files that belong to no version: labels, warm-up data."""
     problem: str = ""
+    is_chosen: bool = False
+    """Whether the source itself chose these versions, all of which are wanted: no version policy is asked."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Snapshot:
 
     models: Mapping[str, ModelListing] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[Problem, ...] = ()
+    is_consistent: bool = False
+    """Whether all of it was so at one moment, and nothing in it can be half-written: it is believed at once."""
 
 
 class Source(Protocol):

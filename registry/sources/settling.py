@@ -2,7 +2,8 @@
 
 The stability rule: a version, a configuration, or the absence of either is believed once two consecutive scans saw the
 same. Where they disagree, a copy is still being written or a folder is just being swapped, and what was believed before
-stands. So a half-written version is never announced, and one that is renamed away and back never vanishes.
+stands. So a half-written version is never announced, and one that is renamed away and back never vanishes. A snapshot
+that says of itself that it is consistent is believed as it is, but for models that it could not read.
 """
 
 from __future__ import annotations
@@ -30,21 +31,30 @@ class Settling:
     def observe(self, scan: Snapshot) -> Snapshot:
         """Takes the next scan; returns what is believed now."""
         last, self._last = self._last, scan
+        if scan.is_consistent:
+            before = self.believed.models
+            models = {name: _unless_unread(before.get(name), model) for name, model in scan.models.items()}
+            self.believed, self.is_settled = Snapshot(MappingProxyType(models), scan.problems), True
+            return self.believed
         if last is None:
             self.is_settled = not scan.models
             return self.believed
-        models = {
+        settled = {
             name: _settle_model(self.believed.models.get(name), last.models[name], model)
             if (model := scan.models.get(name)) is not None and name in last.models
             else self.believed.models.get(name)
             for name in sorted(last.models.keys() | scan.models.keys())
         }
-        present = {name: model for name, model in models.items() if model}
+        present = {name: model for name, model in settled.items() if model}
         self.believed = Snapshot(MappingProxyType(present), scan.problems)
         self.is_settled = all(last.models.get(name) == model for name, model in scan.models.items()) and (
             last.models.keys() <= scan.models.keys()
         )
         return self.believed
+
+
+def _unless_unread(believed: ModelListing | None, scan: ModelListing) -> ModelListing:
+    return replace(believed, problem=scan.problem) if believed and scan.problem else scan
 
 
 def _settle_model(believed: ModelListing | None, last: ModelListing, scan: ModelListing) -> ModelListing | None:

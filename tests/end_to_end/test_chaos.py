@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import models
@@ -178,6 +179,45 @@ def test_a_second_sigterm_hurries(start_gateway: StartGateway) -> None:
     gateway.terminate()
     assert gateway.wait_stopped() == 0
     assert time.monotonic() - before < 20
+
+
+def test_sigterm_ends_a_gateway_whose_worker_hangs(start_gateway: StartGateway) -> None:
+    gateway = start_gateway({"tabular": {1: models.tabular()}}, settings={"drain.timeout_seconds": 0.5})
+    with tabular_traffic(gateway, "http") as traffic:
+        wait_for_answers(traffic, 20)
+        os.kill(workers_of(gateway)[0], signal.SIGSTOP)
+        gateway.terminate()
+        assert gateway.wait_stopped(20) == 0
+
+
+def test_a_hung_worker_of_a_version_that_leaves_is_killed_too(start_gateway: StartGateway, protocol: str) -> None:
+    gateway = start_gateway(
+        {"tabular": {1: models.tabular(1)}},
+        settings={"models.poll_seconds": 0.1, "workers.batch_timeout_seconds": 2.0},
+    )
+    with tabular_traffic(gateway, protocol) as traffic:
+        wait_for_answers(traffic, 20)
+        os.kill(workers_of(gateway)[0], signal.SIGSTOP)
+        models.repository(gateway.repository, {"tabular": {2: models.tabular(2)}})
+        wait_until(lambda: actions(gateway, "version-unloaded") == 1, why_not=gateway.log_text)
+        wait_for_answers(traffic, 20)
+    assert not traffic.failures
+
+
+def test_a_drain_that_is_asked_for_is_not_hurried_by_the_signal_that_follows(
+    start_gateway: StartGateway, protocol: str
+) -> None:
+    gateway = start_gateway({"slow": {1: models.slow()}})
+    with Traffic(protocol, port_of(gateway, protocol), "slow", np.ones((1, 128), np.float32), callers=4) as traffic:
+        wait_for_answers(traffic, 4)
+        urllib.request.urlopen(f"http://{gateway.admin_url}/api/v1/drain", b"", timeout=10).close()
+        gateway.terminate()
+        assert gateway.wait_stopped() == 0
+    assert not traffic.failures
+
+
+def actions(gateway: Gateway, action: str) -> int:
+    return sum(line.get("event.action") == action for line in gateway.logs())
 
 
 def test_the_tail_stays_short_while_another_version_loads(start_gateway: StartGateway, protocol: str) -> None:

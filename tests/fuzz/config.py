@@ -2,8 +2,8 @@
 
 The first byte of an input chooses the model file that the text goes with, and the machine.
 
-Invariant: any bytes give a configuration or a ConfigError that names the model and says why, and no third thing. What is
-given is complete: written down and read again it completes to itself; its numbers are within the limits.
+Invariant: any bytes give a configuration or a ConfigError that names the model and says why, and no third thing. What
+is given is complete: written down and read again it completes to itself; its numbers are within the limits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from gateway.errors import ConfigError
 from gateway.model_config import Defaults, complete, parse, parse_json
 from gateway.model_config_checks import MAX_INSTANCES, MAX_RANK, MAX_TENSORS
-from gateway.pb.model_config_pb2 import ModelConfig
+from gateway.pb.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def check(config: ModelConfig) -> None:
     assert config.instance_group and sum(group.count for group in config.instance_group) <= MAX_INSTANCES
     assert all(group.count > 0 for group in config.instance_group)
     assert len(config.input) <= MAX_TENSORS and len(config.output) <= MAX_TENSORS
-    for tensor in (*config.input, *config.output):
+    tensors: list[ModelInput | ModelOutput] = [*config.input, *config.output]
+    for tensor in tensors:
         assert tensor.name and tensor.data_type
         assert len(tensor.dims) <= MAX_RANK
     assert config.version_policy.WhichOneof("policy_choice")

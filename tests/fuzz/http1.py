@@ -1,12 +1,12 @@
 """Bytes into the server's side of an HTTP/1 connection: the real `Http1Protocol`, without a socket or an event loop.
 
-The first two bytes of an input choose what the server's side does meanwhile (see `Choices`) and how the rest, which is
-what the client sends, is cut into reads.
+The first two bytes of an input choose what the server's side does meanwhile (see `Choices`) and how the rest, which
+is what the client sends, is cut into reads.
 
-Invariant: whatever arrives, the answers are whole and well-formed, at most one for each request and one refusal, which is
-the last; only an error of the client's is refused. The same bytes in any split bring the same requests and the same
-answers. When the connection is lost no exchange is left and no rule of ownership was broken. A head that the strict
-reader takes means the same to llhttp.
+Invariant: whatever arrives, the answers are whole and well-formed, at most one for each request and one refusal,
+which is the last; only an error of the client's is refused. The same bytes in any split bring the same requests and
+the same answers. When the connection is lost no exchange is left and no rule of ownership was broken. A head that the
+strict reader takes means the same to llhttp.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-// Bytes into the server's side of an HTTP/2 connection: the session, its limits and what gRPC puts on top, with exchanges
-// and calls that are answered at once, later or never. The first byte of an input chooses how (see `Choices`), frames of
-// type 0xfa are things that happen on the server's side, and the rest is what the client sends.
+// Bytes into the server's side of an HTTP/2 connection: the session, its limits and what gRPC puts on top, with
+// exchanges and calls that are answered at once, later or never. The first byte of an input chooses how (see
+// `Choices`), frames of type 0xfa are things that happen on the server's side, and the rest is what the client sends.
 //
-// Invariant: whatever arrives, the server's output is whole frames that a client can read; no stream is answered that was
-// not opened, none twice, and every answer that ends has a status. Each exchange is answered, or cancelled, exactly once,
-// and when the connection is closed none is left and no stream is out of the pool. The same bytes in any split bring the
-// same requests, messages and answers.
+// Invariant: whatever arrives, the server's output is whole frames that a client can read; no stream is answered that
+// was not opened, none twice, and every answer that ends has a status. Each exchange is answered, or cancelled, exactly
+// once, and when the connection is closed none is left and no stream is out of the pool. The same bytes in any split
+// bring the same requests, messages and answers.
 #include "http2_client.hpp"
 #include "http2_session.hpp"
 

@@ -1,7 +1,8 @@
 """Bytes into the server's side of an HTTP/2 connection: the real `Http2Protocol`, without a socket or an event loop.
 
-Reads the inputs of the target http2, which has the session alone and is many times as fast: what that one finds is where
-this one starts. Here the exchanges, the intake's wake-ups, the Python calls and the transport are the true ones.
+Reads the inputs of the target http2, which has the session alone and is many times as fast: what that one finds is
+where this one starts. Here the exchanges, the intake's wake-ups, the Python calls and the transport are the true
+ones.
 
 Invariant: whatever arrives, nothing is raised, each exchange is answered or cancelled exactly once, calls are told of
 their end, and when the connection is lost no exchange and no stream is left and no rule of ownership was broken.
@@ -23,12 +24,12 @@ HEADERS = 1
 
 
 class Choices(IntFlag):
-    """As in http2.cpp, where a call does not need a message to be answered."""
+    """As in http2.cpp, but for what is the session's own matter there."""
 
     AT_ONCE = 1
     ECHO = 2
     TIGHT = 4
-    LITTLE_ROOM = 8  # the session's own matter: here it means that the client vanishes at the end
+    VANISH = 8  # the client goes without a word at the end
     SLOW = 16
 
 
@@ -181,7 +182,7 @@ class Connection:
             call.resume_reading()
 
     def end(self) -> None:
-        if Choices.LITTLE_ROOM not in self.choices:
+        if Choices.VANISH not in self.choices:
             self.protocol.close_now()
         self.protocol.connection_lost(None)
         for call in self.calls:

@@ -1,5 +1,5 @@
-// An input of the target http2 as its parts: a byte of choices, the client's preface, frames, and what is left over. Also
-// the mutator's ways to make frames that a server has to think about.
+// An input of the target http2 as its parts: a byte of choices, the client's preface, frames, and what is left over.
+// Also the mutator's ways to make frames that a server has to think about.
 #pragma once
 
 #include <string>
@@ -128,12 +128,12 @@ private:
         uint32_t last = 0;
         for (const Frame& frame : frames)
             if (frame.type == HEADERS && frame.stream > last && frame.stream < 1000) last = frame.stream;
-        uint32_t fresh = last ? last + 2 : 1, known = last ? 1 + 2 * static_cast<uint32_t>(dice_.below(last / 2 + 1)) : 1;
+        uint32_t fresh = last ? last + 2 : 1, known = 1 + 2 * static_cast<uint32_t>(dice_.below(last / 2 + 1));
         auto end = static_cast<uint8_t>(dice_.below(2));
         std::string byte(1, static_cast<char>(dice_.below(256)));
         switch (dice_.below(12)) {
             case 0:
-            case 1: return {HEADERS, static_cast<uint8_t>(END_HEADERS | (dice_.below(6) ? 0 : END_STREAM)), fresh, head()};
+            case 1: return {HEADERS, static_cast<uint8_t>(END_HEADERS | !dice_.below(6)), fresh, head()};
             case 2:
             case 3: return {DATA, end, dice_.below(4) ? last : known, message()};
             case 4: return {SETTINGS, static_cast<uint8_t>(dice_.below(4) ? 0 : ACK), 0, settings()};
@@ -163,7 +163,8 @@ private:
         };
         bool is_infer = dice_.below(2), is_odd = dice_.below(12) == 0;
         std::string out = field(":method", is_odd ? "GET" : "POST") + field(":scheme", "http");
-        out += field(":path", is_infer ? "/inference.GRPCInferenceService/ModelInfer" : dice_.below(4) ? "/s/m" : "/s/!");
+        std::string_view path = dice_.below(4) ? "/s/m" : "/s/!";
+        out += field(":path", is_infer ? "/inference.GRPCInferenceService/ModelInfer" : path);
         out += field("content-type", dice_.below(12) ? "application/grpc" : "text/plain");
         for (size_t n = dice_.below(4); n; --n) {
             const auto& extra = extras[dice_.below(std::size(extras))];

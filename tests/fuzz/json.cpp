@@ -3,8 +3,8 @@
 //
 // Invariant: any body under any header length gives a request or a named refusal and no third thing. A request fits
 // together: every tensor has exactly the bytes of its shape and datatype, within the limits. Written down again, as
-// protobuf and as JSON with binary tensors, it decodes to the same. Neither what lies in the padding behind the body, nor
-// what the decoder or the request held before, makes a difference.
+// protobuf and as JSON with binary tensors, it decodes to the same. Neither what lies in the padding behind the body,
+// nor what the decoder or the request held before, makes a difference.
 #include "http1_head.hpp"
 #include "recode.hpp"
 

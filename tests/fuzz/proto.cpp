@@ -1,8 +1,9 @@
 // ModelInferRequest bytes, as a gRPC message brings them.
 //
 // Invariant: any bytes give a request or a named refusal and no third thing. A request fits together: every tensor has
-// exactly the bytes of its shape and datatype, within the limits. Written down again, as protobuf and as JSON with binary
-// tensors, it decodes to the same. A recycled request decodes like a new one, and nothing behind the bytes is read.
+// exactly the bytes of its shape and datatype, within the limits. Written down again, as protobuf and as JSON with
+// binary tensors, it decodes to the same. A recycled request decodes like a new one, and nothing behind the bytes is
+// read.
 #include "recode.hpp"
 
 using namespace fuzz;

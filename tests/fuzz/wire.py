@@ -1,8 +1,9 @@
-"""Inference messages through the module that Python sees, held against the decoders in plain Python of `kernels.reference`
-and `kernels.reference_proto`. Reads the inputs of the targets proto and json, which run the same decoders alone.
+"""Inference messages through the module that Python sees, held against the decoders in plain Python of
+`kernels.reference` and `kernels.reference_proto`. Reads the inputs of the targets proto and json, which run the same
+decoders alone.
 
-Invariant: any bytes give a request or a RefusedError that says why. A request is the one that the reference reads, and
-written down by the reference it decodes to the same.
+Invariant: any bytes give a request or a RefusedError that says why. A request is the one that the reference reads,
+and written down by the reference it decodes to the same.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from gateway.cli.failure import CommandFailed
 from gateway.cli.infer import read_inputs
 from gateway.cli.models import duration
 from gateway.cli.serve import foreseen, read_assignments
-from gateway.errors import SettingsError
+from gateway.errors import SettingsError, StartFailed
+from registry.errors import StagingFailed
 
 ROWS = "[[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]]"
 
@@ -102,6 +103,9 @@ def test_only_foreseen_errors_are_told_without_a_traceback() -> None:
     taken = OSError(98, "Address already in use")
     assert "cannot listen" in str(foreseen(ExceptionGroup("tasks", [taken])))
     assert "a.b: wrong" in str(foreseen(SettingsError("a.b", "wrong")))
+    assert "workers cannot start: no" in str(foreseen(ExceptionGroup("tasks", [StartFailed("workers", "no")])))
+    full = ExceptionGroup("tasks", [ExceptionGroup("models", [StagingFailed("/data", "No space left on device")])])
+    assert str(foreseen(full)) == "data_dir: /data cannot be used: No space left on device"
     assert foreseen(KeyError("a defect")) is None
     assert foreseen(ExceptionGroup("two", [taken, KeyError()])) is None
 

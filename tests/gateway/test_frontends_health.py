@@ -100,3 +100,8 @@ def test_a_drain_sends_the_last_status_and_ends_every_watch(health: Health, plan
     assert [seen(call)[-1] for call in calls] == [NOT_SERVING, NOT_SERVING]
     assert [call.code for call in calls] == [Code.UNAVAILABLE] * 2
     assert plane.listeners == []
+
+
+def test_a_watch_that_comes_after_the_drain_ends_too(health: Health) -> None:
+    health.drain()
+    assert watch(health).code == Code.UNAVAILABLE

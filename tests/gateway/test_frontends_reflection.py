@@ -87,3 +87,15 @@ def test_an_unreadable_question_ends_the_call() -> None:
     REFLECTION.open(call)
     call.receive(b"\x1a\xff")
     assert call.code == Code.INVALID_ARGUMENT
+
+
+def test_a_drain_ends_every_call_and_those_that_still_come() -> None:
+    reflection = Reflection(inference_pb2.DESCRIPTOR.pool, ["a.First"])
+    early, gone, over, late = (FakeCall("/reflection") for _ in range(4))
+    for call in (early, gone, over):
+        reflection.open(call)
+    gone.cancel()
+    over.receive(end=True)
+    reflection.drain()
+    reflection.open(late)
+    assert [call.code for call in (early, gone, over, late)] == [Code.UNAVAILABLE, None, Code.OK, Code.UNAVAILABLE]

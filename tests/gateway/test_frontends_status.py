@@ -64,7 +64,7 @@ def test_every_code_has_an_http_status() -> None:
 
 
 def test_every_error_of_a_request_has_a_row_of_its_own_or_of_its_parent() -> None:
-    roots = {errors.SluiceError, errors.RequestError, errors.ModelError, errors.SettingsError}
+    roots = {errors.SluiceError, errors.RequestError, errors.ModelError, errors.SettingsError, errors.StartFailed}
     examples = {type(error) for error, *_ in EXAMPLES} | {errors.NotServing, errors.ConfigError}
     assert {cls for cls in all_errors() if cls not in roots and cls.__module__ == "gateway.errors"} <= examples
 

@@ -39,6 +39,14 @@ ONE = {"model": "tabular", "version": "1"}
 STABLE = {**ONE, "role": "stable"}
 
 
+def test_requests_that_reach_no_version_are_counted_too() -> None:
+    source = FakeSource()
+    source.unrouted.record_answered(1, 5, 0.001)
+    text = exposition(make_registry(source, dict), "")[0].decode()
+    assert value(text, "sluice_unrouted_requests_total", protocol="grpc", code="NOT_FOUND") == 1
+    assert value(text, "sluice_unrouted_requests_total", protocol="http", code="INVALID_ARGUMENT") == 0
+
+
 def test_every_series_exists_at_zero_from_load_on() -> None:
     found = samples(scrape(FakeServed(state="LOADING", instances=0)))
     for protocol in ("http", "grpc"):

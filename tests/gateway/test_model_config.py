@@ -396,6 +396,7 @@ def test_what_only_steers_another_server_is_accepted_and_named():
         response_cache { enable: true }
         metric_tags { key: "team" value: "x" }
         optimization { cuda { graphs: true } eager_batching: true priority: PRIORITY_MAX }
+        dynamic_batching { preserve_ordering: true }
         instance_group { host_policy: "numa" rate_limiter { priority: 1 } }
         """
     )
@@ -405,6 +406,7 @@ def test_what_only_steers_another_server_is_accepted_and_named():
         "optimization.priority",
         "optimization.cuda",
         "optimization.eager_batching",
+        "dynamic_batching.preserve_ordering",
         "instance_group[0].rate_limiter",
         "instance_group[0].host_policy",
     )

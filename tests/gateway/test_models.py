@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.deployments import CHANGED_IN_PLACE, Event, IndexRow
+from gateway.attempts import CHANGED_IN_PLACE, Event, IndexRow
 from gateway.errors import (
     ControlNotAllowed,
     LoadFailed,
@@ -388,7 +389,7 @@ def test_files_that_are_only_written_again_are_no_change(tmp_path: Path):
         path.unlink()
         house.put("m", 1)
         await house.look(3)
-        await house.until(lambda: house.models._reconciler._models["m"].deployments[0].seen)
+        await house.until(lambda: house.models._reconciler._models["m"].attempts[0].seen)
         await asyncio.sleep(0.02)
         assert house.models.index() == [IndexRow("m", "1", "READY")]
 
@@ -407,7 +408,7 @@ def test_a_configuration_change_swaps_the_same_version(tmp_path: Path):
         assert house.publisher.routes["m", 1] is house.launcher.groups[1]
         plan = house.models.plan("m", 1)
         assert plan is not None
-        assert plan.instance_count == 3
+        assert [placement.count for placement in plan.placements] == [3]
 
     running(scenario, tmp_path, lambda house: house.put("m", 1))
 
@@ -508,11 +509,11 @@ def test_being_cancelled_stops_instances_without_a_drain(tmp_path: Path):
     async def main() -> list[str]:
         house = House(tmp_path)
         house.put("m", 1)
-        await house.models.start()
+        runner = asyncio.create_task(house.models.run())
         await house.look()
         await house.until(house.models.is_ready)
-        house.models._runner.cancel()  # type: ignore[union-attr]
-        await house.until(lambda: house.models._runner.done())  # type: ignore[union-attr]
+        runner.cancel()
+        await house.until(runner.done)
         return house.log
 
     assert asyncio.run(main()) == ["publish m 1", "stop m 1"]
@@ -561,6 +562,46 @@ def test_listeners_hear_of_every_change_until_they_leave(tmp_path: Path):
     running(scenario, tmp_path, lambda house: house.put("m", 1))
 
 
+def test_listeners_hear_that_an_empty_repository_is_ready(tmp_path: Path):
+    async def scenario(house: House) -> None:
+        heard: list[bool] = []
+        house.models.subscribe(lambda: heard.append(house.models.is_ready()))
+        await house.look(1)
+        await house.until(lambda: heard and heard[-1])
+
+    running(scenario, tmp_path)
+
+
+def test_listeners_hear_that_a_model_is_forgotten(tmp_path: Path):
+    async def scenario(house: House) -> None:
+        heard: list[list[IndexRow]] = []
+        await house.look()
+        await house.until(house.models.is_ready)
+        house.models.subscribe(lambda: heard.append(house.models.index()))
+        shutil.rmtree(house.root / "m")
+        await house.look()
+        await house.until(lambda: heard and heard[-1] == [])
+
+    running(scenario, tmp_path, lambda house: house.put("m", 1))
+
+
+def test_a_version_that_dies_while_it_leaves_refuses_what_it_has_not_answered(tmp_path: Path):
+    async def scenario(house: House) -> None:
+        await house.look()
+        await house.until(house.models.is_ready)
+        house.publisher.is_idle.clear()
+        house.put("m", 2)
+        await house.look()
+        await house.until(lambda: "withdraw m 1" in house.log)
+        house.launcher.groups[0].on_failed("killed")
+        assert house.log[-1] == "suspend m 1"
+        assert house.models.ready_versions("m") == (2,)
+        house.publisher.is_idle.set()
+        await house.until(lambda: "stop m 1" in house.log)
+
+    running(scenario, tmp_path, lambda house: house.put("m", 1))
+
+
 # Explicit mode
 
 
@@ -593,6 +634,27 @@ def test_a_load_returns_when_the_model_is_ready_and_an_unload_when_it_is_gone(tm
         assert house.serving() == {("m", 1): "good"}
 
     explicitly(scenario, tmp_path, lambda house: house.put("m", 1))
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_request_that_the_end_interrupts_is_told_so(tmp_path: Path, verb: str):
+    async def main() -> None:
+        house = House(tmp_path, control_mode="explicit")
+        house.put("m", 1, "slow" if verb == "load" else "good")
+        runner = asyncio.create_task(house.models.run())
+        await house.until(lambda: house.models._has_begun or house.clock.pass_time(0.25))
+        if verb == "unload":
+            await call(house, house.models.load_model("m"))
+            house.publisher.is_idle.clear()
+        request = asyncio.ensure_future(
+            house.models.load_model("m") if verb == "load" else house.models.unload_model("m")
+        )
+        await house.until(lambda: house.launcher.loading or "withdraw m 1" in house.log or house.clock.pass_time(0.25))
+        runner.cancel()
+        with pytest.raises((NotServing, ModelLoadFailed)):
+            await request
+
+    asyncio.run(main())
 
 
 def test_a_load_sees_what_is_in_the_source_then(tmp_path: Path):

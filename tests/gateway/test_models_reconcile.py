@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.deployments import CHANGED_IN_PLACE, Backoff, Deployment, Event, IndexRow, Load, Unload, Verify
+from gateway.attempts import CHANGED_IN_PLACE, Attempt, Backoff, Event, IndexRow, Load, Unload, Verify
 from gateway.lifecycle import State
 from gateway.model_config import WrittenConfig, parse
 from gateway.reconcile import Reconciler
@@ -46,12 +46,12 @@ class House:
 
     def decide(self) -> list[str]:
         self.actions = self.reconciler.decide(self.now)
-        return [f"{type(each).__name__} {each.deployment.model} {each.deployment.version}" for each in self.actions]
+        return [f"{type(each).__name__} {each.attempt.model} {each.attempt.version}" for each in self.actions]
 
-    def loading(self, version: int) -> Deployment:
+    def loading(self, version: int) -> Attempt:
         return self.in_state(version, State.LOADING)
 
-    def in_state(self, version: int, state: State) -> Deployment:
+    def in_state(self, version: int, state: State) -> Attempt:
         found = [
             each
             for model in self.reconciler._models.values()
@@ -170,7 +170,7 @@ def test_a_version_that_is_put_right_is_loaded_at_once(house: House):
     house.reconciler.failed(house.loading(1), "truncated", house.now)
     house.reconciler.observe(snapshot(m={1: 1}))
     assert house.decide() == ["Load m 1"]
-    assert house.loading(1).attempts == 0
+    assert house.loading(1).failures == 0
 
 
 def test_files_that_change_during_the_load_start_it_anew(house: House):
@@ -187,7 +187,7 @@ def test_files_that_change_in_place_are_refused_and_reported(house: House):
     assert house.decide() == ["Verify m 1"]
     verify = house.actions[0]
     assert isinstance(verify, Verify)
-    house.reconciler.verified(verify.deployment, verify.listing, "another digest")
+    house.reconciler.verified(verify.attempt, verify.listing, "another digest")
     assert house.decide() == []
     assert house.ready() == (1,)
     assert house.events[-1].action == "version-changed-in-place"
@@ -201,7 +201,7 @@ def test_files_that_were_only_touched_are_the_same_version(house: House):
     house.decide()
     verify = house.actions[0]
     assert isinstance(verify, Verify)
-    house.reconciler.verified(verify.deployment, verify.listing, "digest of 1")
+    house.reconciler.verified(verify.attempt, verify.listing, "digest of 1")
     assert house.decide() == []
     assert house.reconciler.index() == [IndexRow("m", "1", "READY")]
     assert "version-changed-in-place" not in [event.action for event in house.events]
@@ -215,7 +215,7 @@ def test_files_that_are_put_back_are_verified_again(house: House):
         assert house.decide() == ["Verify m 1"]
         verify = house.actions[0]
         assert isinstance(verify, Verify)
-        house.reconciler.verified(verify.deployment, verify.listing, digest)
+        house.reconciler.verified(verify.attempt, verify.listing, digest)
     assert house.reconciler.index() == [IndexRow("m", "1", "READY")]
 
 
@@ -224,7 +224,7 @@ def test_files_that_could_not_be_verified_are_verified_later(house: House):
     house.load(1)
     house.reconciler.observe(snapshot(m={1: 1}))
     house.decide()
-    house.reconciler.not_verified(house.actions[0].deployment)
+    house.reconciler.not_verified(house.actions[0].attempt)
     assert house.decide() == ["Verify m 1"]
 
 
@@ -344,8 +344,8 @@ def test_load_parallelism_is_kept_and_models_without_a_version_go_first():
     assert house.decide() == ["Load n 1", "Load o 1"]
     assert house.decide() == []
     assert house.reconciler.wake_at(house.now) is None
-    deployment = next(each for each in house.reconciler._models["n"].deployments)
-    house.reconciler.failed(deployment, "no", house.now)
+    attempt = next(each for each in house.reconciler._models["n"].attempts)
+    house.reconciler.failed(attempt, "no", house.now)
     assert house.decide() == ["Load m 2"]
 
 
@@ -361,13 +361,13 @@ def test_a_retry_gives_way_to_a_first_attempt():
 def test_a_version_whose_workers_keep_dying_is_unavailable_until_one_stays_up(house: House):
     house.reconciler.observe(snapshot(m=[1]))
     house.load(1)
-    deployment = house.in_state(1, State.READY)
-    house.reconciler.died(deployment, "killed by SIGSEGV", house.now)
+    attempt = house.in_state(1, State.READY)
+    house.reconciler.died(attempt, "killed by SIGSEGV", house.now)
     assert house.ready() == ()
     assert not house.reconciler.is_ready()
     assert house.decide() == []  # its own instances go on trying
     assert house.reconciler.index() == [IndexRow("m", "1", "UNAVAILABLE", "killed by SIGSEGV")]
-    house.reconciler.recovered(deployment, house.now)
+    house.reconciler.recovered(attempt, house.now)
     assert house.ready() == (1,)
 
 
@@ -389,12 +389,12 @@ def test_problems_of_the_source_are_reported_once(house: House):
 def test_shutting_down_unloads_everything(house: House):
     house.reconciler.observe(snapshot(m=[1], n=[1]))
     house.decide()
-    house.reconciler.loaded(next(iter(house.reconciler._models["m"].deployments)), "", house.now)
+    house.reconciler.loaded(next(iter(house.reconciler._models["m"].attempts)), "", house.now)
     house.reconciler.shut()
     assert sorted(house.decide()) == ["Unload m 1", "Unload n 1"]
     assert not house.reconciler.is_ready()
     for name in "mn":
-        house.reconciler.unloaded(house.reconciler._models[name].deployments[0], house.now)
+        house.reconciler.unloaded(house.reconciler._models[name].attempts[0], house.now)
     assert house.reconciler.is_idle()
     assert house.decide() == []
 
@@ -505,12 +505,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.reconciler = self.house.reconciler
         self.files: dict[str, dict[int, int]] = {}
         self.configs: dict[str, str | None] = {}
-        self.loading: list[Deployment] = []
-        self.unloading: list[Deployment] = []
+        self.loading: list[Attempt] = []
+        self.unloading: list[Attempt] = []
         self.verifying: list[Verify] = []
 
-    def is_good(self, deployment: Deployment) -> bool:
-        return deployment.listing.files[0].mtime_ns % 3 != 2
+    def is_good(self, attempt: Attempt) -> bool:
+        return attempt.listing.files[0].mtime_ns % 3 != 2
 
     def observe(self) -> None:
         models = {name: listing(name, files, self.configs.get(name)) for name, files in self.files.items()}
@@ -541,27 +541,27 @@ class AnyOrder(RuleBasedStateMachine):
         ready = {name: self.reconciler.ready_versions(name) for name in "mn"}
         for action in self.reconciler.decide(self.house.now):
             match action:
-                case Load(deployment):
-                    self.loading.append(deployment)
-                case Unload(deployment):
-                    if deployment in self.loading:
-                        self.loading.remove(deployment)
-                    elif deployment.is_live:
-                        self.check_may_leave(deployment, ready[deployment.model])
-                    self.unloading.append(deployment)
+                case Load(attempt):
+                    self.loading.append(attempt)
+                case Unload(attempt):
+                    if attempt in self.loading:
+                        self.loading.remove(attempt)
+                    elif attempt.is_live:
+                        self.check_may_leave(attempt, ready[attempt.model])
+                    self.unloading.append(attempt)
                 case Verify():
                     self.verifying.append(action)
 
-    def check_may_leave(self, deployment: Deployment, ready: tuple[int, ...]) -> None:
-        model = self.reconciler._models[deployment.model]
-        if deployment.version not in ready:
+    def check_may_leave(self, attempt: Attempt, ready: tuple[int, ...]) -> None:
+        model = self.reconciler._models[attempt.model]
+        if attempt.version not in ready:
             return  # it was dead
-        if not self.files.get(deployment.model):
+        if not self.files.get(attempt.model):
             return  # the model, or all of its versions, are gone
         wanted = self.reconciler._wanted(model)
-        successor = wanted.get(deployment.version)
+        successor = wanted.get(attempt.version)
         if successor is not None:
-            assert model.is_ready(deployment.version, successor)
+            assert model.is_ready(attempt.version, successor)
         else:
             assert wanted
             assert all(model.is_ready(*each) for each in wanted.items())
@@ -569,29 +569,29 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), by_chance=st.booleans())
     def finish_load(self, data: st.DataObject, by_chance: bool) -> None:
-        deployment = self.loading.pop(data.draw(st.integers(0, len(self.loading) - 1)))
-        if self.is_good(deployment) and not by_chance:
-            self.reconciler.loaded(deployment, str(deployment.listing.files[0].mtime_ns), self.house.now)
+        attempt = self.loading.pop(data.draw(st.integers(0, len(self.loading) - 1)))
+        if self.is_good(attempt) and not by_chance:
+            self.reconciler.loaded(attempt, str(attempt.listing.files[0].mtime_ns), self.house.now)
         else:
-            self.reconciler.failed(deployment, "broken", self.house.now)
+            self.reconciler.failed(attempt, "broken", self.house.now)
 
     @precondition(lambda self: self.unloading)
     @rule(data=st.data())
     def finish_unload(self, data: st.DataObject) -> None:
-        deployment = self.unloading.pop(data.draw(st.integers(0, len(self.unloading) - 1)))
-        self.reconciler.unloaded(deployment, self.house.now)
+        attempt = self.unloading.pop(data.draw(st.integers(0, len(self.unloading) - 1)))
+        self.reconciler.unloaded(attempt, self.house.now)
 
     @precondition(lambda self: self.verifying)
     @rule(can=st.booleans())
     def verify(self, can: bool) -> None:
         action = self.verifying.pop()
         if can:
-            self.reconciler.verified(action.deployment, action.listing, str(action.listing.files[0].mtime_ns))
+            self.reconciler.verified(action.attempt, action.listing, str(action.listing.files[0].mtime_ns))
         else:
-            self.reconciler.not_verified(action.deployment)
+            self.reconciler.not_verified(action.attempt)
 
-    def live(self) -> list[Deployment]:
-        return [each for model in self.reconciler._models.values() for each in model.deployments if each.is_live]
+    def live(self) -> list[Attempt]:
+        return [each for model in self.reconciler._models.values() for each in model.attempts if each.is_live]
 
     @precondition(lambda self: any(each.state is State.READY for each in self.live()))
     @rule(data=st.data())
@@ -615,7 +615,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def states_are_those_of_the_work_under_way(self) -> None:
-        every = [each for model in self.reconciler._models.values() for each in model.deployments]
+        every = [each for model in self.reconciler._models.values() for each in model.attempts]
         assert {id(each) for each in every if each.state is State.LOADING} == {id(each) for each in self.loading}
         assert {id(each) for each in every if each.state is State.UNLOADING} == {id(each) for each in self.unloading}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import server
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from gateway.settings_sources import entries, load
+from gateway.settings_sources import Entry, entries, load
 from gateway.settings_table import rewritten
 
 README = Path(__file__).parents[2] / "README.md"
+GATEWAY = Path(server.__file__).parent
 
 
 def write(folder: Path, text: str) -> Path:
@@ -219,3 +223,42 @@ def test_the_readme_shows_the_settings_as_they_are() -> None:
     """Written by `python -m gateway.settings_table README.md`."""
     text = README.read_text("utf-8")
     assert text == rewritten(text)
+
+
+def test_a_number_beyond_every_limit_is_refused_like_any_other() -> None:
+    assert refused(batching__max_queue_rows="1" + "0" * 400).key == "batching.max_queue_rows"
+
+
+@pytest.mark.parametrize("entry", list(entries()), ids=lambda entry: entry.key)
+def test_every_setting_is_read_by_somebody(entry: Entry) -> None:
+    name = entry.key.rpartition(".")[2]
+    files = [file for file in GATEWAY.rglob("*.py") if not file.name.startswith("settings")]
+    assert any(re.search(rf"\.{name}\b|\"{name}\"", file.read_text("utf-8")) for file in files)
+
+
+# What the connection decides by itself, and the table of statuses.
+NOT_SETTINGS = {"drain_grace", "send_high_water", "statuses"}
+
+
+@pytest.mark.parametrize(
+    ("stub", "cls", "build"),
+    [
+        ("http1_request", "Http1Limits", lambda: server.http1_limits(Settings().http)),
+        ("http2_limits", "Http2Limits", lambda: server.http2_limits(Settings().grpc)),
+    ],
+)
+def test_every_limit_of_a_connection_is_a_setting_with_the_same_default(
+    monkeypatch: pytest.MonkeyPatch, stub: str, cls: str, build: Any
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(server, cls, lambda **limits: given.update(limits))
+    build()
+    tree = ast.parse((GATEWAY.parent / "kernels" / f"{stub}.pyi").read_text("utf-8"))
+    [limits] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls]
+    [init] = [node for node in limits.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    defaults = {
+        argument.arg: ast.literal_eval(default)
+        for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+        if argument.arg not in NOT_SETTINGS and default is not None
+    }
+    assert {name: value for name, value in given.items() if name not in NOT_SETTINGS} == defaults

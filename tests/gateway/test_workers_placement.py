@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -140,3 +141,10 @@ def _same_cores() -> object:
     yield
     placement.pin_thread(before)
     assert placement.usable_cpus() == before
+
+
+def test_devices_are_counted_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.20")
+    for name in ("nvidia3", "nvidia5", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert placement.usable_gpus(tmp_path) == (0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from worker_house import House, Refused, house, infer, put, result
 
 from gateway.errors import LoadFailed
 from gateway.settings import WorkersSettings
+from gateway.workers import supervisor
 from gateway.workers.instance import Instance
 from gateway.workers.spec import Exit, InstanceSpec, TensorSpec
 
@@ -154,6 +156,17 @@ def test_a_load_that_hangs_is_ended_by_the_timeout() -> None:
         with pytest.raises(LoadFailed, match=r"not ready within 0\.2 seconds"):
             home.launch(loading("hang"))
         home.run(_until(lambda: _workers(home) == []))
+
+
+def test_a_launch_without_descriptors_left_fails_as_a_load_does(shared: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lane(slot_bytes: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor, "Lane", no_lane)
+        with pytest.raises(LoadFailed, match="Too many open files"):
+            shared.launch(SCRIPTED)
+    shared.run(shared.launch(SCRIPTED).stop(5.0))
 
 
 def test_a_cancelled_launch_leaves_no_process_and_no_descriptor(shared: House) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import select
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -473,3 +477,211 @@ def test_every_answer_is_metered_once_whatever_its_end(bench):
     }
     assert counts == {1}
     assert all(getattr(statistics, name).ns < 60e9 for name in statistics._fields)
+
+
+# The worker is not trusted: what it writes into the lane at the wrong time, or what is not true, hurts nobody else.
+
+SLOT_AT, SLOT_SIZE, OUTPUTS_AT = 24, 21552, 11312  # as lanes.hpp has them
+
+
+def write_state(lane, slot, state):
+    os.pwrite(lane.memfd, state.to_bytes(4, "little"), SLOT_AT + slot * SLOT_SIZE)
+
+
+FREE, DONE = 0, 2
+
+
+def test_a_slot_that_the_worker_calls_free_while_its_batch_runs_is_not_filled_again(bench):
+    (lane,) = bench.lanes
+    answers = []
+    for value in range(3):
+        answers.append(bench.send(message([[value, 0]])))
+        bench.settle()
+        write_state(lane, 0, FREE)
+    bench.die(lane)
+    bench.lanes.append(bench.attach())
+    while bench.work():
+        bench.settle()
+    assert [answer.code for answer in answers] == [OK, OK, OK]
+
+
+def test_an_answer_that_nobody_asked_for_is_not_one(bench):
+    (lane,) = bench.lanes
+    write_state(lane, 0, DONE)
+    bench.deployment.collect(lane)
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    assert bench.work()
+    assert answer.values == [[2, 2]]
+
+
+def test_an_output_beyond_the_slot_is_not_read_whatever_size_the_header_says(bench):
+    answer = bench.send(message([[1, 1]]))
+    bench.settle()
+    (lane,) = bench.lanes
+
+    def lie(port, slot):
+        bench.double(port, slot)
+        os.pwrite(lane.memfd, (2 * SLOT).to_bytes(8, "little"), 8)
+        os.pwrite(lane.memfd, SLOT.to_bytes(8, "little"), SLOT_AT + slot * SLOT_SIZE + OUTPUTS_AT)
+
+    assert bench.work(lie)
+    assert answer.code == INTERNAL
+
+
+FLICKER = """
+import mmap, os, sys
+memory, at, size = mmap.mmap(int(sys.argv[1]), 0), int(sys.argv[2]), int(sys.argv[3])
+print(flush=True)
+low, high = bytes(size), b"\\xff" * size
+while os.getppid() == int(sys.argv[4]):
+    memory[at:at + size] = low
+    memory[at:at + size] = high
+"""
+
+
+def test_outputs_that_change_while_they_are_encoded_still_make_a_well_formed_answer():
+    bench = Bench(outputs=[tensor("y", "INT64", shape=(-1, 1024))])
+    (lane,) = bench.lanes
+    request = pb.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 1])
+    data = request.SerializeToString()
+    header = os.fstat(lane.memfd).st_size - 4 * SLOT
+    area = [sys.executable, "-c", FLICKER, str(lane.memfd), str(header + SLOT), str(3 * SLOT), str(os.getpid())]
+    with subprocess.Popen(area, pass_fds=[lane.memfd], stdout=subprocess.PIPE) as flicker:
+        assert flicker.stdout is not None
+        flicker.stdout.readline()
+        try:
+            for _ in range(100):
+                answer = bench.send(data)
+                bench.settle()
+                assert bench.work(
+                    lambda port, slot: port.complete(
+                        slot, [(0, 9, (1, 1024), np.frombuffer(port.output_area(slot), "<i8")[:1024])], 0, 0
+                    )
+                )
+                assert (answer.code, len(answer.body.outputs[0].contents.int64_contents)) == (OK, 1024)
+        finally:
+            flicker.kill()
+
+
+def test_nobody_gets_the_rows_of_a_member_whose_bytes_output_ends_early():
+    bench = Bench(outputs=[tensor("y", "BYTES", (-1, 1))])
+    first, second = bench.send(message([[1, 0], [2, 0]])), bench.send(message([[3, 0]]))
+    bench.settle()
+    packed = b"\3\0\0\0one" + b"\xff\0\0\0" + bytes(8)
+    bench.work(lambda port, slot: port.complete(slot, [(0, BYTES, (3, 1), packed)], 0, 0))
+    assert (first.code, second.code) == (INTERNAL, INTERNAL)
+
+
+# Nor is the caller.
+
+
+def mixed(h, v):
+    """One step of the hash that groups requests, as signature.hpp has it."""
+    h ^= (v + 0x9E3779B97F4A7C15 + (h << 6) + (h >> 2)) & (2**64 - 1)
+    return h * 0xFF51AFD7ED558CCD & (2**64 - 1)
+
+
+def test_requests_of_different_inputs_do_not_share_a_batch_even_when_their_hashes_are_made_to_meet():
+    inputs = [tensor("x", shape=(-1, -1, -1)), tensor("w", shape=(-1, 1), index=1, optional=True)]
+    bench = Bench(inputs, [tensor("y", shape=(-1, 1))])
+    unmixed = pow(0xFF51AFD7ED558CCD, -1, 2**64)
+    for width in range(1, 100):
+        wanted = mixed(mixed(mixed(0b11, width), 1), 1)
+        start = mixed(0b01, 0)
+        last = ((wanted * unmixed ^ start) - 0x9E3779B97F4A7C15 - (start << 6) - (start >> 2)) % 2**64
+        assert mixed(start, last) == wanted
+        if last < 2**63:
+            break
+    both = pb.ModelInferRequest(model_name="m")
+    both.inputs.add(name="x", datatype="FP32", shape=(1, width, 1))
+    both.inputs.add(name="w", datatype="FP32", shape=(1, 1))
+    both.raw_input_contents.extend([bytes(4 * width), bytes(4)])
+    forged = pb.ModelInferRequest(model_name="m")
+    forged.inputs.add(name="x", datatype="FP32", shape=(1, 0, last))
+    forged.raw_input_contents.append(b"")
+    answers = [bench.send(both.SerializeToString()), bench.send(forged.SerializeToString())]
+    bench.settle()
+    sizes = []
+
+    def act(port, slot):
+        sizes.append(port.rows(slot))
+        port.complete(slot, [(0, FP32, (sizes[-1], 1), bytes(4 * sizes[-1]))], 0, 0)
+
+    while bench.work(act):
+        bench.settle()
+    assert (sizes, [answer.code for answer in answers]) == ([1, 1], [OK, OK])
+
+
+def test_inputs_reach_the_engine_by_its_own_numbers_whatever_order_the_configuration_has():
+    bench = Bench([tensor("x", index=1), tensor("w", index=0)])
+    request = pb.ModelInferRequest(model_name="m")
+    for name, values in (("x", (1, 2)), ("w", (3, 4))):
+        request.inputs.add(name=name, datatype="FP32", shape=(1, 2))
+        request.raw_input_contents.append(np.array(values, "<f4").tobytes())
+    bench.send(request.SerializeToString())
+    bench.settle()
+    seen = {}
+
+    def act(port, slot):
+        seen.update({index: view.tolist() for index, view in port.inputs(slot)})
+        port.complete(slot, [(0, FP32, (1, 2), bytes(8))], 0, 0)
+
+    assert bench.work(act)
+    assert seen == {0: [[3, 4]], 1: [[1, 2]]}
+
+
+# Ends that meet.
+
+
+def test_a_request_that_is_answered_while_it_runs_is_metered_once(bench):
+    late = bench.send(message([[1, 1]]), deadline=time.monotonic() + 0.05)
+    bench.settle()
+    while late.code is None:
+        assert select.select([bench.dispatcher.timer], [], [], 10)[0]
+        bench.dispatcher.on_timer()
+    assert bench.work()
+    meters = bench.deployment.meters
+    assert (sum(meters.requests(1)), sum(meters.failure_counts()), meters.statistics().fail.events) == (1, 1, 1)
+    assert bench.dispatcher.in_flight == bench.deployment.in_flight == 0
+
+
+def test_an_answer_that_makes_its_caller_cancel_another_one_that_ends_with_it_ends_both_once():
+    bench = Bench(lanes=0)
+    codes = []
+
+    def cancel_the_other(code, *_):
+        codes.append(code)
+        second.call.cancel()
+
+    LocalCall(bench.dispatcher, message([[1, 1]]), 0.0, cancel_the_other)
+    second = bench.send(message([[2, 2]]))
+    bench.deployment.abort(UNAVAILABLE, "gone")
+    assert (codes, second.code) == ([UNAVAILABLE], None)
+    assert bench.dispatcher.in_flight == 0
+    assert sum(bench.deployment.meters.requests(1)) == 2
+    bench.attach()
+    bench.lanes = list(bench.ports)
+    answers = [bench.send(message([[value, 0]])) for value in range(3)]
+    bench.settle()
+    while bench.work():
+        bench.settle()
+    assert [answer.values for answer in answers] == [[[0, 0]], [[2, 0]], [[4, 0]]]
+
+
+def test_the_timer_takes_a_moment_just_before_a_whole_second():
+    bench = Bench(lanes=0)
+    late = bench.send(message([[1, 1]]), deadline=math.nextafter(math.floor(time.monotonic()) + 1, 0))
+    assert select.select([bench.dispatcher.timer], [], [], 10)[0]
+    bench.dispatcher.on_timer()
+    assert late.code == DEADLINE
+
+
+def test_a_batch_has_run_only_since_the_one_before_it_came_back(bench):
+    for value in range(2):
+        bench.send(message([[value, 0]]))
+        bench.settle()
+    before = time.monotonic()
+    assert bench.work()
+    assert bench.lanes[0].oldest_started >= before

@@ -166,6 +166,17 @@ def test_a_continuation_flood_ends_the_connection(raw: MakePeer) -> None:
     assert peer.intake.acquired == 0
 
 
+def test_a_head_whose_frames_come_byte_by_byte_is_no_flood(raw: MakePeer) -> None:
+    peer = raw(max_continuations=2)
+    block = headers_frame(1).data
+    frames = [HeadersFrame(1, block[:9]), ContinuationFrame(1, block[9:12]), ContinuationFrame(1, block[12:])]
+    frames[-1].flags.add("END_HEADERS")
+    for frame in [*frames, data_frame(1, framed(b"slow"), "END_STREAM")]:
+        for byte in frame.serialize():
+            peer.feed(bytes([byte]))
+    assert [request.body for request in peer.intake.requests] == [b"slow"]
+
+
 def test_a_head_that_repeats_one_table_entry_for_ever_is_refused(raw: MakePeer) -> None:
     peer = raw()
     encoder = Encoder()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 
@@ -139,3 +142,42 @@ def test_memory_that_is_no_lane_is_refused(tmp_path, lane):
     path.write_bytes(b"\0" * 100_000)
     with path.open("r+b") as file, pytest.raises(ValueError, match="not a lane"):
         LanePort(file.fileno(), lane.doorbell, lane.completion)
+
+
+# The worker is not trusted.
+
+
+def test_nobody_can_take_memory_away_from_under_the_gateway(lane):
+    with pytest.raises(PermissionError):
+        os.ftruncate(lane.memfd, 4096)
+
+
+def test_a_size_that_the_worker_wrote_into_the_header_moves_nothing(lane, port):
+    os.pwrite(lane.memfd, (SLOT // 2).to_bytes(8, "little"), 8)
+    lane.put([(0, FP32, (1,), rows(1.0))], rows=1)
+    lane.put([(0, FP32, (1,), rows(2.0))], rows=1)
+    assert [port.inputs(port.wait(0))[0][1].tolist() for _ in range(2)] == [[1.0], [2.0]]
+
+
+def test_a_worker_that_does_not_answer_its_doorbell_does_not_hold_up_the_gateway(lane):
+    with contextlib.suppress(OSError):
+        os.set_blocking(lane.fds[1], True)
+        os.write(lane.fds[1], (2**64 - 2).to_bytes(8, "little"))
+    for _ in range(70_000):
+        lane.nudge()
+
+
+def test_a_worker_is_woken_when_the_gateway_has_gone(lane):
+    port = LanePort(*map(os.dup, lane.fds))
+    lane.close()
+    assert port.wait(0) == -1
+
+
+def test_an_output_that_is_copied_does_not_fall_on_one_that_is_in_place(lane, port):
+    lane.put([(0, FP32, (4,), rows(1, 2, 3, 4))], rows=1)
+    slot = port.wait(0)
+    area = np.frombuffer(port.output_area(slot), "<f4")
+    area[:4] = [9, 8, 7, 6]
+    port.complete(slot, [(1, FP32, (1,), np.array([5], "<f4")), (0, FP32, (4,), area[:4])], 0, 0)
+    _, _, _, outputs = lane.get()
+    assert [np.frombuffer(output[3], "<f4").tolist() for output in outputs] == [[5], [9, 8, 7, 6]]

@@ -1,6 +1,6 @@
-"""What the life cycle talks about: a deployment of a model version, actions on it, events about it, lines of the index.
+"""What the life cycle talks about: attempts to serve model versions, actions on them, events, lines of the index.
 
-Plain data. Who may change a deployment is said at its class.
+Plain data. Who may change an attempt is said at its class.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Backoff:
     initial: float = 1.0
     maximum: float = 300.0
 
-    def after(self, attempts: int) -> float:
-        return min(self.maximum, self.initial * 2.0 ** min(attempts - 1, 64))
+    def after(self, failures: int) -> float:
+        return min(self.maximum, self.initial * 2.0 ** min(failures - 1, 64))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Revision:
 
 
 @dataclass(eq=False)
-class Deployment:
+class Attempt:
     """One attempt to serve one revision of one version. Only the Reconciler changes it."""
 
     model: str
@@ -62,7 +62,7 @@ class Deployment:
     listing: VersionListing
     model_listing: ModelListing
     written: WrittenConfig
-    attempts: int = 0
+    failures: int = 0
     """Failed ones before this."""
     state: State = State.UNKNOWN
     reason: str = ""
@@ -88,21 +88,21 @@ class Deployment:
 class Load:
     """Bring it up, then call `loaded` or `failed`."""
 
-    deployment: Deployment
+    attempt: Attempt
 
 
 @dataclass(frozen=True)
 class Unload:
     """Stop answering for it (or give up bringing it up), finish what runs, then call `unloaded`."""
 
-    deployment: Deployment
+    attempt: Attempt
 
 
 @dataclass(frozen=True)
 class Verify:
     """Compare the files that are there now with what was loaded, then call `verified`."""
 
-    deployment: Deployment
+    attempt: Attempt
     listing: VersionListing
 
 

@@ -1,0 +1,241 @@
+"""The registry as documents: what the admin API answers and the command line prints, from a catalog and a store.
+
+Plain calls that block: the API makes them in threads. What the one who acts may do was decided before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any, Literal
+
+from gateway.admin.problems import Problem, ProblemError
+from registry.artifacts import CHUNK_BYTES, ArtifactStore
+from registry.audit import Head
+from registry.catalog import Catalog
+from registry.catalog_rows import VersionRow
+from registry.diff import diff
+from registry.errors import NotFound, RegistryError
+from registry.manifest import FileEntry, Manifest
+from registry.policies import ModelPolicy, may_serve
+
+Doc = dict[str, Any]
+Decision = Literal["approved", "rejected"]
+DELETE_AT_ONCE = 200
+"""Objects that are deleted while nothing can be published."""
+
+
+class RegistryService:
+    """One catalog and its store, in the hands of `actor`, whom the audit log names. May be used from any thread."""
+
+    def __init__(
+        self, catalog: Catalog, store: ArtifactStore, actor: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.catalog, self.store, self.actor, self._clock = catalog, store, actor, clock
+
+    @property
+    def place(self) -> str:
+        return self.catalog.place
+
+    # Looking
+
+    def models(self) -> list[Doc]:
+        overview = self.catalog.overview()
+        documents = []
+        for name, row in overview.models.items():
+            versions = overview.versions[name]
+            documents.append(
+                {
+                    "name": name,
+                    "versions": len(versions),
+                    "latest": versions[-1].version if versions else None,
+                    "pending": sum(one.stage == "pending" for one in versions),
+                    "aliases": {alias: one.version for alias, one in sorted(overview.aliases[name].items())},
+                    "served_by": row.served_by,
+                    "published_at": versions[-1].created_at if versions else None,
+                }
+            )
+        return documents
+
+    def versions(self, model: str) -> list[Doc]:
+        """The oldest first."""
+        pointing = self._aliases_by_version(model)
+        return [to_summary(row, pointing.get(row.version, [])) for row in self.catalog.versions(model)]
+
+    def version(self, model: str, version: int) -> Doc:
+        row = self.catalog.version(model, version)
+        manifest = row.manifest
+        reasons = self._reasons(row)
+        return {
+            **to_summary(row, self._aliases_by_version(model).get(version, [])),
+            "format": manifest.format,
+            "opset": manifest.opset,
+            "files": [asdict(file) for file in manifest.files],
+            "inputs": [asdict(spec) for spec in manifest.inputs],
+            "outputs": [asdict(spec) for spec in manifest.outputs],
+            "operators": dict(manifest.operators),
+            "card": dict(manifest.card),
+            "config_text": manifest.config_text,
+            "signatures": [hashlib.sha256(bundle.encode()).hexdigest() for bundle in row.signatures],
+            "checks": [asdict(check) for check in row.checks],
+            "may_serve": not reasons,
+            "reasons": reasons,
+        }
+
+    def manifest_json(self, model: str, version: int) -> tuple[str, str]:
+        """The manifest as it was published, in canonical JSON, and its digest."""
+        row = self.catalog.version(model, version)
+        return row.manifest_json, row.digest
+
+    def diff(self, model: str, before: int, after: int) -> Doc:
+        old, new = (self.catalog.version(model, version).manifest for version in (before, after))
+        return {"model": model, "before": before, "after": after, **diff(old, new).to_dict()}
+
+    # Aliases and policy
+
+    def aliases(self, model: str) -> list[Doc]:
+        return [asdict(row) for row in self.catalog.aliases(model)]
+
+    def alias(self, model: str, alias: str) -> Doc | None:
+        return next((one for one in self.aliases(model) if one["alias"] == alias), None)
+
+    def alias_history(self, model: str, alias: str) -> list[Doc]:
+        """The newest move first."""
+        self.catalog.model(model)
+        return [asdict(move) for move in reversed(self.catalog.alias_history(model, alias))]
+
+    def move_alias(self, model: str, alias: str, version: int | None, expected: int, reason: str) -> Doc:
+        """`expected` is the generation that the caller knows; 0: none."""
+        row = self.catalog.move_alias(model, alias, version, expected=expected, actor=self.actor, reason=reason)
+        return asdict(row)
+
+    def policy(self, model: str) -> Doc:
+        return {"model": model, "policy": self.catalog.model(model).policy.to_dict()}
+
+    def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc:
+        """Replaces it, unless it is no longer as in `before`, which is what `policy` gave. InvalidPolicy names the
+        field that makes no sense."""
+        new = ModelPolicy.from_dict(policy)
+        if self.policy(model) != before:
+            raise ProblemError(Problem(412, "precondition-failed", f"the policy of {model} has changed since"))
+        row = self.catalog.set_policy(model, new, self.actor, reason=reason)
+        return {"model": model, "policy": row.policy.to_dict()}
+
+    def decide(self, model: str, version: int, decision: Decision, reason: str) -> Doc:
+        act = self.catalog.approve if decision == "approved" else self.catalog.reject
+        act(model, version, self.actor, reason)
+        return self.version(model, version)
+
+    # Bytes
+
+    def verify(self, model: str, version: int) -> Iterator[Doc]:
+        """Reads everything again. Yields `done` and `total` bytes on the way, and a document for each file, whose
+        `problem` is empty when its bytes are those that were published."""
+        row = self.catalog.version(model, version)
+        try:
+            manifest = row.manifest
+        except RegistryError as error:
+            yield {"path": "", "sha256": row.digest, "size": 0, "problem": f"the manifest cannot be read: {error}"}
+            return
+        if manifest.digest != row.digest:
+            problem = "the manifest is not the one that was published"
+            yield {"path": "", "sha256": row.digest, "size": 0, "problem": problem}
+        done = 0
+        for file in manifest.files:
+            problem = ""
+            try:
+                for count in self._read(file):
+                    done += count
+                    yield {"done": done, "total": manifest.size}
+            except NotFound:
+                problem = "missing"
+            except _Damaged as damaged:
+                problem = str(damaged)
+            yield {"path": file.path, "sha256": file.sha256, "size": file.size, "problem": problem}
+
+    def collect(self, dry_run: bool, grace: float) -> Doc:
+        """Deletes what no version, policy or push refers to and what is older than `grace` seconds."""
+        with self.catalog.collecting() as kept:
+            pass  # for now only to know; nothing is held while a store lists its contents
+        oldest = self._clock() - grace
+        found = [one for one in self.store.list() if one.sha256 not in kept and one.modified_at < oldest]
+        gone = found if dry_run else []
+        for start in range(0, 0 if dry_run else len(found), DELETE_AT_ONCE):
+            with self.catalog.collecting() as kept:
+                for one in found[start : start + DELETE_AT_ONCE]:
+                    if one.sha256 not in kept:
+                        self.store.delete(one.sha256)
+                        gone.append(one)
+        return {
+            "dry_run": dry_run,
+            "bytes": sum(one.size for one in gone),
+            "objects": [{"sha256": one.sha256, "size": one.size} for one in gone],
+        }
+
+    # The log
+
+    def audit(self, after: int, limit: int) -> list[Doc]:
+        return [entry.to_dict() for entry in self.catalog.audit(after, limit)]
+
+    def verify_audit(self, anchors: Iterable[Head] = ()) -> Doc:
+        head = self.catalog.audit_head()
+        bad = self.catalog.verify_audit(anchors)
+        first_bad = None if bad is None else asdict(bad)
+        return {"ok": bad is None, "entries": head.seq, "head": head.hash, "first_bad": first_bad}
+
+    def _read(self, file: FileEntry) -> Iterator[int]:
+        sha, size = hashlib.sha256(), 0
+        with contextlib.closing(self.store.open(file.sha256)) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                sha.update(chunk)
+                size += len(chunk)
+                yield len(chunk)
+                if size > file.size:
+                    break
+        if size != file.size:
+            raise _Damaged(f"has {'more' if size > file.size else size} bytes, not {file.size}")
+        if sha.hexdigest() != file.sha256:
+            raise _Damaged(f"has other bytes: {sha.hexdigest()}")
+
+    def _aliases_by_version(self, model: str) -> dict[int, list[str]]:
+        pointing: dict[int, list[str]] = {}
+        for row in self.catalog.aliases(model):
+            if row.version is not None:
+                pointing.setdefault(row.version, []).append(row.alias)
+        return pointing
+
+    def _reasons(self, row: VersionRow) -> list[str]:
+        approval = self.catalog.model(row.model).approval
+        return may_serve(row, approval, _is_signed_by)
+
+
+class _Damaged(Exception):
+    """What is stored is not what was published."""
+
+
+def _is_signed_by(manifest: Manifest, bundle: str, key: str) -> bool:
+    from registry.signing import is_signed_by  # only where a policy names keys: the library is large
+
+    return is_signed_by(manifest, bundle, key)
+
+
+def to_summary(row: VersionRow, aliases: list[str]) -> Doc:
+    """A version as a list shows it."""
+    manifest = row.manifest
+    return {
+        "model": row.model,
+        "version": row.version,
+        "stage": row.stage,
+        "digest": row.digest,
+        "content_digest": manifest.content_digest,
+        "author": row.author,
+        "created_at": row.created_at,
+        "size": manifest.size,
+        "aliases": aliases,
+        "tags": dict(manifest.tags),
+        "metrics": dict(manifest.metrics),
+        "lineage": asdict(manifest.lineage),
+    }

@@ -1,0 +1,106 @@
+"""`sluice policy`: how a model's versions are served, and what is asked of them before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json
+from gateway.cli.registry import Doc, Model, open_registry
+
+
+def policy(
+    name: Model,
+    served_by: Annotated[
+        str | None,
+        typer.Option(help="default (champion, else the latest), alias:NAME, latest, latest:N, all, versions:1,3"),
+    ] = None,
+    on_alias_move: Annotated[
+        str | None, typer.Option(help="swap: at once; propose: it is offered to a rollout.")
+    ] = None,
+    require_approval: Annotated[bool | None, typer.Option(help="Served only when somebody else approved.")] = None,
+    signed_by: Annotated[
+        list[Path] | None, typer.Option(metavar="PEM", help="Public key whose signature is needed; one or more.")
+    ] = None,
+    card_field: Annotated[list[str] | None, typer.Option(help="A field that the model card must have.")] = None,
+    no_signature: Annotated[bool, typer.Option("--no-signature", help="Ask for no signature any more.")] = False,
+    load_on_demand: Annotated[bool | None, typer.Option(help="Loaded by its first request.")] = None,
+    reason: Reason = "",
+    data_dir: DataDir = None,
+    admin_url: AdminUrl = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the policy of a model, or change what the options name."""
+    asked: dict[str, Any] = {
+        "served_by": served_by,
+        "on_alias_move": on_alias_move,
+        "load_on_demand": load_on_demand,
+    }
+    approval: dict[str, Any] = {
+        "require_approval": require_approval,
+        "signed_by": [] if no_signature else [_read_key(file) for file in signed_by] if signed_by else None,
+        "card_fields": card_field or None,
+    }
+    changes = _given(asked)
+    if inner := _given(approval):
+        changes["approval"] = inner
+    with open_registry(data_dir, admin_url, token_file, config) as registry:
+        document = registry.policy(name)
+        if changes:
+            document = registry.set_policy(name, merged(document["policy"], changes), document, reason)
+    if as_json:
+        print_json(document)
+    else:
+        output().print(to_table(document))
+
+
+def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> Doc:
+    """`document` with `changes` laid over it, objects member by member."""
+    result = dict(document)
+    for name, value in changes.items():
+        before = result.get(name)
+        result[name] = merged(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
+    return result
+
+
+def to_table(document: Doc) -> Table:
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim")
+    made.add_column(overflow="fold")
+    found = dict(document["policy"])
+    for name, value in {**found, **found.pop("approval", {})}.items():
+        if name == "signed_by":
+            value = [f"{len(value)} keys"] if value else []
+        if name != "approval":
+            made.add_row(name, _shown(value))
+    return made
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else str(value)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read_key(file: Path) -> str:
+    try:
+        text = file.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise CommandFailed(f"{file} cannot be read: {reason}", exit_code=ExitCode.USAGE) from None
+    if "PUBLIC KEY" not in text:
+        raise CommandFailed(f"{file} is no public key in PEM", exit_code=ExitCode.USAGE)
+    return text

@@ -1,0 +1,195 @@
+"""How the subcommands reach a registry: the catalog of a data folder, opened here, or a gateway's admin API.
+
+Both have the same methods and give the same documents, so a subcommand does not know which it talks to. Errors of
+either become `CommandFailed` with one table of exit codes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from gateway.admin.problems import Problem, ProblemError, from_error
+from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.options import ADMIN_URL_VARIABLE, TOKEN_VARIABLE
+from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+from gateway.settings_sources import load
+from registry.errors import RegistryError
+
+Doc = dict[str, Any]
+Decision = Literal["approved", "rejected"]
+Report = Callable[[str, int, int], None]
+"""Told what is under way, how much of it is done, and how much there is."""
+
+EXIT_CODES = {
+    400: ExitCode.USAGE,
+    401: ExitCode.NOT_PERMITTED,
+    404: ExitCode.NOT_FOUND,
+    409: ExitCode.REFUSED,
+    412: ExitCode.CONFLICT,
+    428: ExitCode.CONFLICT,
+    502: ExitCode.UNAVAILABLE,
+    503: ExitCode.UNAVAILABLE,
+    507: ExitCode.UNAVAILABLE,
+}
+HINTS = {
+    "unauthorized": f"give a token by --token-file or ${TOKEN_VARIABLE}; `sluice token create` makes one",
+    "approver-unknown": "ask with a token of your own, or give --data-dir",
+    "alias-conflict": "look with `sluice alias NAME`, then decide again",
+    "precondition-failed": "somebody was faster: look again, then decide",
+}
+
+
+class Registry(Protocol):
+    """What the subcommands ask for."""
+
+    @property
+    def place(self) -> str: ...
+    def models(self) -> list[Doc]: ...
+    def versions(self, model: str) -> list[Doc]: ...
+    def version(self, model: str, version: int) -> Doc: ...
+    def aliases(self, model: str) -> list[Doc]: ...
+    def alias(self, model: str, alias: str) -> Doc | None: ...
+    def alias_history(self, model: str, alias: str) -> list[Doc]: ...
+    def move_alias(self, model: str, alias: str, version: int | None, expected: int, reason: str) -> Doc: ...
+    def decide(self, model: str, version: int, decision: Decision, reason: str) -> Doc: ...
+    def policy(self, model: str) -> Doc: ...
+    def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc: ...
+    def verify(self, model: str, version: int) -> Iterator[Doc]: ...
+    def diff(self, model: str, before: int, after: int) -> Doc: ...
+    def collect(self, dry_run: bool, grace: float) -> Doc: ...
+    def audit(self, after: int, limit: int) -> list[Doc]: ...
+    def verify_audit(self) -> Doc: ...
+
+
+@contextlib.contextmanager
+def open_registry(
+    data_dir: Path | None, admin_url: str | None, token_file: Path | None, config: Path | None
+) -> Iterator[Registry]:
+    """The registry that the options name. Whatever it raises inside is told as `CommandFailed`."""
+    if admin_url and data_dir is not None and ADMIN_URL_VARIABLE not in os.environ:
+        raise CommandFailed("--data-dir and --admin-url name two registries: give one", exit_code=ExitCode.USAGE)
+    with told():
+        if admin_url and data_dir is None:
+            yield RemoteRegistry(AdminClient(admin_url, token_of(token_file)))
+            return
+        from gateway.cli.local import opened  # the database is loaded only by who opens it
+
+        with opened(settings_of(data_dir, config), user_name()) as registry:
+            yield registry
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turns what the registry raises into what a person is told."""
+    try:
+        yield
+    except RegistryError as error:
+        raise failure_of(from_error(error)) from error
+    except ProblemError as error:
+        raise failure_of(error.problem) from error
+
+
+def failure_of(problem: Problem) -> CommandFailed:
+    code = EXIT_CODES.get(problem.status, ExitCode.REFUSED if problem.status < 500 else ExitCode.FAILED)
+    if problem.kind == "forbidden" and "scope" in problem.facts:
+        code = ExitCode.NOT_PERMITTED
+    advice = problem.facts.get("advice")
+    return CommandFailed(problem.detail, HINTS.get(problem.kind, "") if not advice else "", code)
+
+
+def resolve(registry: Registry, model: str, reference: str) -> int:
+    """A version's number, from a number, an alias or `latest`."""
+    if reference.isascii() and reference.isdigit():
+        return int(reference)
+    if (found := registry.alias(model, reference)) is not None and found["version"] is not None:
+        return int(found["version"])
+    if reference == "latest" and (versions := registry.versions(model)):
+        return max(int(one["version"]) for one in versions)
+    known = ", ".join(one["alias"] for one in registry.aliases(model))
+    hint = f"its aliases are {known}" if known else "it has no aliases; versions are numbers"
+    raise CommandFailed(f"{model} has no alias {reference}", hint, ExitCode.NOT_FOUND)
+
+
+def settings_of(data_dir: Path | None, config: Path | None) -> Settings:
+    """The settings as `sluice serve` would read them, so that both mean the same registry."""
+    try:
+        return load(config, os.environ, {"data_dir": data_dir})
+    except SettingsError as error:
+        raise CommandFailed.from_settings_error(error) from None
+
+
+def token_of(file: Path | None) -> str:
+    return read_token(file) if file is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def user_name() -> str:
+    """Who runs this, by the system's word: an environment variable may say anything."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar on standard error for each thing under way; nothing when it is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+# Completion in a shell must be quick and silent: only a catalog that is there already is asked, never a gateway.
+
+
+def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _completions(ctx, incomplete, lambda registry, _: [one["name"] for one in registry.models()])
+
+
+def complete_alias(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _completions(ctx, incomplete, lambda registry, model: [one["alias"] for one in registry.aliases(model)])
+
+
+def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
+    def find(registry: Registry, model: str) -> list[str]:
+        numbers = [str(one["version"]) for one in registry.versions(model)]
+        return numbers + [one["alias"] for one in registry.aliases(model)]
+
+    return _completions(ctx, incomplete, find)
+
+
+Model = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
+
+
+def _completions(ctx: typer.Context, incomplete: str, find: Callable[[Registry, str], list[str]]) -> list[str]:
+    from gateway.cli.local import is_there, opened
+
+    try:
+        settings = settings_of(ctx.params.get("data_dir"), ctx.params.get("config"))
+        if not is_there(settings):
+            return []
+        with opened(settings, "") as registry:
+            return [word for word in find(registry, ctx.params.get("name") or "") if word.startswith(incomplete)]
+    except (CommandFailed, RegistryError):
+        return []

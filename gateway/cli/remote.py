@@ -1,0 +1,181 @@
+"""The registry behind a running gateway's admin API, with the same methods as one that is opened here."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode
+
+from gateway.admin.preconditions import etag_of
+from gateway.admin.problems import Problem, ProblemError
+from gateway.cli.failure import CommandFailed, ExitCode
+
+Doc = dict[str, Any]
+TIMEOUT_SECONDS = 60.0
+ROOT = "/api/v1/registry"
+
+
+class AdminClient:
+    """JSON over HTTP: one method, problems as `ProblemError`. A redirect is refused: it could take the token along."""
+
+    def __init__(self, url: str, token: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        self._token, self._timeout = token, timeout
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        document: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: BinaryIO | None = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """The document that comes back (None when there is none) and the headers.
+
+        Raises:
+            ProblemError: the gateway refused.
+            CommandFailed: nothing that speaks for a gateway answered.
+        """
+        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
+        data: Any = body if body is not None else None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(url, data, method=method)
+        if document is not None:
+            request.add_header("Content-Type", "application/json")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                content = response.read()
+                return (json.loads(content) if content else None), dict(response.headers.items())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ProblemError(_problem(error)) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            hint = "is `sluice serve` running there, and is this its admin port?"
+            raise CommandFailed(f"{self.url} does not answer: {reason}", hint, ExitCode.UNAVAILABLE) from None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _problem(error: urllib.error.HTTPError) -> Problem:
+    try:
+        document = json.loads(error.read(1 << 20))
+    except (ValueError, OSError, http.client.HTTPException):
+        document = None
+    if not isinstance(document, dict):
+        document = {"detail": f"HTTP {error.code} {error.reason}"}
+    return Problem.from_dict(document, error.code)
+
+
+class RemoteRegistry:
+    """What `gateway.cli.registry.Registry` says, by asking."""
+
+    def __init__(self, client: AdminClient) -> None:
+        self._client = client
+
+    @property
+    def place(self) -> str:
+        return self._client.url
+
+    def models(self) -> list[Doc]:
+        return self._list("/models", "models")
+
+    def versions(self, model: str) -> list[Doc]:
+        return self._list(f"{_model(model)}/versions", "versions")
+
+    def version(self, model: str, version: int) -> Doc:
+        return self._get(f"{_model(model)}/versions/{version}")
+
+    def aliases(self, model: str) -> list[Doc]:
+        return self._list(f"{_model(model)}/aliases", "aliases")
+
+    def alias(self, model: str, alias: str) -> Doc | None:
+        return next((one for one in self.aliases(model) if one["alias"] == alias), None)
+
+    def alias_history(self, model: str, alias: str) -> list[Doc]:
+        return self._list(f"{_model(model)}/aliases/{quote(alias, safe='')}/history", "history")
+
+    def move_alias(self, model: str, alias: str, version: int | None, expected: int, reason: str) -> Doc:
+        path = f"{ROOT}{_model(model)}/aliases/{quote(alias, safe='')}"
+        condition = {"If-Match": f'"{expected}"'}
+        if version is None:
+            answer, _ = self._client.call("DELETE", path, query={"reason": reason}, headers=condition)
+        else:
+            document = {"version": version, "reason": reason}
+            answer, _ = self._client.call("PUT", path, document, headers=condition)
+        return dict(answer)
+
+    def decide(self, model: str, version: int, decision: str, reason: str) -> Doc:
+        path = f"{ROOT}{_model(model)}/versions/{version}"
+        _, headers = self._client.call("GET", path)
+        document = {"decision": decision, "reason": reason}
+        answer, _ = self._client.call("PUT", f"{path}/approval", document, headers={"If-Match": _etag(headers)})
+        return dict(answer)
+
+    def policy(self, model: str) -> Doc:
+        return self._get(f"{_model(model)}/policy")
+
+    def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc:
+        document = {"policy": policy, "reason": reason}
+        headers = {"If-Match": etag_of(before)}
+        answer, _ = self._client.call("PUT", f"{ROOT}{_model(model)}/policy", document, headers=headers)
+        return dict(answer)
+
+    def verify(self, model: str, version: int) -> Iterator[Doc]:
+        answer, _ = self._client.call("POST", f"{ROOT}{_model(model)}/versions/{version}/verification")
+        yield from answer["files"]
+
+    def diff(self, model: str, before: int, after: int) -> Doc:
+        return self._get(f"{_model(model)}/diff", before=before, after=after)
+
+    def collect(self, dry_run: bool, grace: float) -> Doc:
+        answer, _ = self._client.call("POST", f"{ROOT}/gc", {"dry_run": dry_run, "grace_seconds": grace})
+        return dict(answer)
+
+    def audit(self, after: int, limit: int) -> list[Doc]:
+        return list(self._get("/audit", after=after, limit=limit)["entries"])
+
+    def verify_audit(self) -> Doc:
+        return self._get("/audit/verification")
+
+    def _list(self, path: str, name: str) -> list[Doc]:
+        return list(self._get(path)[name])
+
+    def _get(self, path: str, **query: Any) -> Doc:
+        answer, _ = self._client.call("GET", ROOT + path, query=query)
+        return dict(answer)
+
+
+def read_token(file: Path) -> str:
+    """The first line that is no comment."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise CommandFailed(f"{file} cannot be read: {reason}", exit_code=ExitCode.USAGE) from None
+    token = next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    if not token:
+        raise CommandFailed(f"{file} holds no token", exit_code=ExitCode.USAGE)
+    return token
+
+
+def _model(model: str) -> str:
+    return f"/models/{quote(model, safe='')}"
+
+
+def _etag(headers: Mapping[str, str]) -> str:
+    return next((value for name, value in headers.items() if name.lower() == "etag"), "")

@@ -1,0 +1,197 @@
+"""Publishing: from a file or folder to the next version of a model. Objects are stored first, then one transaction
+makes them a version; so after a crash anywhere between, there is a version or there is none, and what it left behind in
+the store is collected later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from registry.artifacts import ArtifactStore, hash_file
+from registry.catalog import Catalog
+from registry.catalog_rows import VersionRow
+from registry.errors import NotFound, PolicyRefused
+from registry.lineage import find_lineage
+from registry.manifest import FileEntry, Lineage, Manifest
+from registry.model_folder import ModelFolder, PushLimits, read_model_folder
+from registry.names import check_alias, check_name
+from registry.policies import ModelPolicy, may_publish
+from registry.signing import sign
+
+Progress = Callable[[str, int, int], None]
+"""Called with a step (`hash` or `store`), and how many bytes of how many are done."""
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push came to."""
+
+    model: str
+    version: int
+    is_new: bool
+    """False: a version with the same files and configuration was there already, and this is it."""
+    digest: str
+    """SHA-256 of the version's manifest."""
+    content_digest: str
+    bytes_total: int
+    bytes_stored: int
+    """Of files that the store did not have yet."""
+    row: VersionRow
+
+
+def push(
+    catalog: Catalog,
+    store: ArtifactStore,
+    path: Path,
+    name: str,
+    *,
+    actor: str,
+    alias: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    card: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    data_ref: str = "",
+    run: str = "",
+    lineage: Lineage | None = None,
+    sign_key: Path | None = None,
+    signatures: Iterable[str] = (),
+    reason: str = "",
+    limits: PushLimits = PushLimits(),
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.time,
+) -> PushResult:
+    """Publishes an ONNX file or a model folder as the next version of a model.
+
+    Args:
+        actor: who publishes, for the log.
+        alias: moved to the version in the same transaction, also when it was there already.
+        card: fields of the model card; see `registry.card`.
+        lineage: where the version comes from, when somebody else has found out. Otherwise it is found here.
+        sign_key: private key in PEM.
+        signatures: bundles that were made elsewhere.
+
+    Raises:
+        ArtifactRefused: one of its kinds: the files are not taken in.
+        PolicyRefused: the model's policy asks for what this version will never have.
+        InvalidName: of the model or the alias.
+        StagingFailed: a file changed meanwhile.
+        SourceUnavailable: the catalog or the store failed. Pushing again completes what was begun.
+        OSError: a file cannot be read.
+    """
+    check_name(name)
+    if alias is not None:
+        check_alias(alias)
+    told = progress or _silent
+    folder = read_model_folder(path, limits)
+    entries = _hash(folder, told)
+    if lineage is None:
+        lineage = find_lineage(path, now=clock(), data_ref=data_ref, run=run)
+    manifest = Manifest(
+        model=name,
+        files=tuple(entries),
+        inputs=folder.model.inputs,
+        outputs=folder.model.outputs,
+        operators=folder.model.operators,
+        opset=folder.model.opset,
+        config_text=folder.config_text,
+        tags=tags or {},
+        card=card or {},
+        lineage=lineage,
+        metrics=metrics or {},
+    )
+    bundles = [*signatures, *([sign(manifest, sign_key)] if sign_key else [])]
+    return publish(
+        catalog, store, manifest, folder.files, actor=actor, alias=alias, signatures=bundles, reason=reason, progress=told
+    )
+
+
+def publish(
+    catalog: Catalog,
+    store: ArtifactStore,
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    *,
+    actor: str,
+    alias: str | None = None,
+    signatures: Iterable[str] = (),
+    reason: str = "",
+    progress: Progress | None = None,
+) -> PushResult:
+    """The second half of `push`: stores the files of a manifest, by their paths in it, and adds the version. Raises as
+    `push` does."""
+    told = progress or _silent
+    if reasons := may_publish(manifest, _policy(catalog, manifest.model).approval):
+        raise PolicyRefused(manifest.model, reasons)
+    push_id = catalog.begin_push((entry.sha256 for entry in manifest.files), actor)
+    done = stored = 0
+    told("store", 0, manifest.size)
+    for entry in manifest.files:
+        if store.put(files[entry.path], entry.sha256):
+            stored += entry.size
+        done += entry.size
+        told("store", done, manifest.size)
+    row, is_new = catalog.add_version(
+        manifest, actor, alias=alias, signatures=signatures, push=push_id, reason=reason
+    )
+    digest = row.manifest.content_digest
+    return PushResult(manifest.model, row.version, is_new, row.digest, digest, manifest.size, stored, row)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What garbage collection removed, or would."""
+
+    objects: int = 0
+    bytes: int = 0
+
+
+def collect(catalog: Catalog, store: ArtifactStore, *, is_dry_run: bool = False, batch: int = 100) -> Collected:
+    """Removes objects that no version, no policy and no push under way names: what pushes left that never ended.
+
+    Pushing goes on meanwhile; it waits while one batch is deleted.
+
+    Raises:
+        SourceUnavailable: the catalog or the store failed. What was removed until then is gone, and rightly.
+    """
+    with catalog.collecting() as kept:
+        pass
+    candidates = [found for found in store.list() if found.sha256 not in kept]
+    total = Collected()
+    for start in range(0, len(candidates), batch):
+        with catalog.collecting() as kept:
+            for found in candidates[start : start + batch]:
+                if found.sha256 in kept:
+                    continue
+                if not is_dry_run:
+                    store.delete(found.sha256)
+                total = replace(total, objects=total.objects + 1, bytes=total.bytes + found.size)
+    return total
+
+
+def _hash(folder: ModelFolder, told: Progress) -> Iterable[FileEntry]:
+    total, done = folder.size, 0
+    told("hash", 0, total)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        told("hash", done, total)
+
+    for path, place in sorted(folder.files.items()):
+        sha256, size = hash_file(place, advance)
+        yield FileEntry(path, sha256, size)
+
+
+def _policy(catalog: Catalog, name: str) -> ModelPolicy:
+    try:
+        return catalog.model(name).policy
+    except NotFound:
+        return ModelPolicy()
+
+
+def _silent(_step: str, _done: int, _total: int) -> None:
+    pass
