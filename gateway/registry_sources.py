@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from gateway.errors import SettingsError, StartFailed
 from gateway.models import Models
@@ -21,6 +20,7 @@ from registry.cache import CacheLimits, ContentCache
 from registry.errors import RegistryError
 from registry.ledger import Ledger
 from registry.manifest import Manifest
+from registry.redaction import without_user
 from registry.sources import Snapshot, Source
 from registry.sources.directory import DirectorySource
 from registry.sources.health import SourceHealth
@@ -118,7 +118,7 @@ def _catalog(settings: Settings, cache: ContentCache, patience: float | None) ->
     from registry.sources.catalog import CatalogSource
 
     url = catalog_url(settings)
-    place = _without_user(url)
+    place = without_user(url)
     return CatalogSource(
         place,
         lambda: Catalog(url),
@@ -128,11 +128,6 @@ def _catalog(settings: Settings, cache: ContentCache, patience: float | None) ->
         _is_signed_by,
         patience=patience,
     )
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def _is_signed_by(manifest: Manifest, signature: str, key: str) -> bool:

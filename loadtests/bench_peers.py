@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,20 +42,52 @@ def scenarios(seconds: float) -> dict[str, Run]:
     return table | {f"gRPC, {c} connections x {m} streams": grpc(c, m) for c, m in GRPC_SHAPES}
 
 
-def measure(sides: list[Side], rounds: int, seconds: float) -> dict[str, dict[str, list[tools.Figures]]]:
-    results: dict[str, dict[str, list[tools.Figures]]] = {}
-    for side in sides:
+@dataclass
+class Entry:
+    """A side of the race: how to start it, the running server, and how often it had to be started again."""
+
+    start: Callable[[], Side]
+    side: Side
+    restarts: int = 0
+
+    @classmethod
+    def begin(cls, start: Callable[[], Side]) -> Entry:
+        side = start()
+        side.wait_ready()
         side.pause()
+        return cls(start, side)
+
+    def run(self, load: Run) -> tools.Figures:
+        """One measurement. A server that has died is started again, and the measurement taken once more."""
+        for _ in range(3):
+            self.side.resume()
+            time.sleep(0.2)
+            try:
+                figures = load(self.side)
+            except RuntimeError:
+                if self.side.process.poll() is None:
+                    raise
+            else:
+                if self.side.process.poll() is None and figures.rate:
+                    self.side.pause()
+                    return figures
+            self.side.stop()
+            self.side = self.start()
+            self.side.wait_ready()
+            self.restarts += 1
+        raise RuntimeError(f"{self.side.name} died three times under the same load")
+
+
+def measure(entries: list[Entry], rounds: int, seconds: float) -> dict[str, dict[str, list[tools.Figures]]]:
+    results: dict[str, dict[str, list[tools.Figures]]] = {}
     for name, run in scenarios(seconds).items():
         rows = results[name] = {}
         for number in range(rounds):
-            for side in sides:
+            for entry in entries:
+                side = entry.side
                 if name.startswith("gRPC") and not side.grpc:
                     continue
-                side.resume()
-                time.sleep(0.2)
-                figures = run(side)
-                side.pause()
+                figures = entry.run(run)
                 rows.setdefault(side.name, []).append(figures)
                 print(
                     f"{name:34} round {number + 1} {side.name:8} {figures.rate:10,.0f}/s  p50 {figures.p50 * 1e3:7.3f} ms"
@@ -113,23 +146,24 @@ def main() -> None:
         version = work / "repository" / "tabular" / "1"
         version.mkdir(parents=True)
         onnx.save(models.tabular(), version / "model.onnx")
-        sides = []
+        model, entries = version / "model.onnx", list[Entry]()
         try:
-            sides.append(start_sluice(work / "repository", work))
-            sides.append(start_triton(version / "model.onnx", work, options.peers_python))
-            sides.append(start_mosec(version / "model.onnx", work, options.peers_python))
-            for side in sides:
-                side.wait_ready()
-            results = measure(sides, options.rounds, options.seconds)
+            entries.append(Entry.begin(lambda: start_sluice(work / "repository", work)))
+            entries.append(Entry.begin(lambda: start_triton(model, work, options.peers_python)))
+            entries.append(Entry.begin(lambda: start_mosec(model, work, options.peers_python)))
+            results = measure(entries, options.rounds, options.seconds)
         finally:
-            for side in sides:
-                side.stop()
+            for entry in entries:
+                entry.side.stop()
+        restarts = [f"{entry.side.name} {entry.restarts}" for entry in entries if entry.restarts]
     notes = [
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {machine()}; the load generators run on the same cores.",
         f"Medians of {options.rounds} interleaved rounds of {options.seconds:g} s; one request is one row of 30 floats.",
         "Triton 2.51 with its python backend, the one that PyPI's wheel carries, around the same ONNX Runtime session; "
         "its native ONNX backend is about twice as fast.",
     ]
+    if restarts:
+        notes.append(f"Died under load and were started again, the measurement repeated: {', '.join(restarts)}.")
     text = report(results, notes)
     options.out.write_text("# Sluice beside its peers\n\n" + text)
     print("\n" + text)

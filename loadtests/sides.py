@@ -49,6 +49,9 @@ class Side:
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
+        """Ends it, if it has not ended by itself."""
+        if self.process.poll() is not None:
+            return
         self.resume()
         self.signal(signal.SIGTERM)
         try:

@@ -20,3 +20,8 @@ def redact(text: str) -> str:
     line = _QUERY.sub(r"\1?…", _USER.sub(r"\1…@", line))
     line = _FIELD.sub(r"\1\2…", line)
     return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
+
+
+def without_user(url: str) -> str:
+    """A URL without user, password and query."""
+    return re.sub(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#]*@", r"\1", re.split("[?#]", url, maxsplit=1)[0])

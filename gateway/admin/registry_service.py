@@ -21,6 +21,7 @@ from registry.diff import diff
 from registry.errors import NotFound, RegistryError
 from registry.manifest import FileEntry, Manifest
 from registry.policies import ModelPolicy, may_serve
+from registry.publish import PushResult
 
 Doc = dict[str, Any]
 Decision = Literal["approved", "rejected"]
@@ -220,6 +221,21 @@ def _is_signed_by(manifest: Manifest, bundle: str, key: str) -> bool:
     from registry.signing import is_signed_by  # only where a policy names keys: the library is large
 
     return is_signed_by(manifest, bundle, key)
+
+
+def to_published(result: PushResult, alias: str | None) -> Doc:
+    """What a push came to."""
+    return {
+        "model": result.model,
+        "version": result.version,
+        "is_new": result.is_new,
+        "stage": result.row.stage,
+        "digest": result.digest,
+        "content_digest": result.content_digest,
+        "bytes": result.bytes_total,
+        "bytes_stored": result.bytes_stored,
+        "alias": alias,
+    }
 
 
 def to_summary(row: VersionRow, aliases: list[str]) -> Doc:

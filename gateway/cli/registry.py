@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -25,6 +26,7 @@ from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.settings_sources import load
 from registry.errors import RegistryError
+from registry.manifest import Lineage
 
 Doc = dict[str, Any]
 Decision = Literal["approved", "rejected"]
@@ -50,11 +52,27 @@ HINTS = {
 }
 
 
+@dataclass(frozen=True)
+class Publication:
+    """What `sluice push` was asked to publish."""
+
+    path: Path
+    model: str
+    alias: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=Lineage)
+    sign_key: Path | None = None
+    reason: str = ""
+
+
 class Registry(Protocol):
     """What the subcommands ask for."""
 
     @property
     def place(self) -> str: ...
+    def push(self, publication: Publication, report: Report) -> Doc: ...
     def models(self) -> list[Doc]: ...
     def versions(self, model: str) -> list[Doc]: ...
     def version(self, model: str, version: int) -> Doc: ...

@@ -16,10 +16,10 @@ from rich.text import Text
 from gateway import __version__, logs
 from gateway.cli.failure import CommandFailed
 from gateway.errors import SettingsError, StartFailed
-from gateway.registry_places import without_user
 from gateway.settings import Settings
 from gateway.settings_sources import CONFIG_VARIABLE, load
 from registry.errors import StagingFailed
+from registry.redaction import without_user
 
 
 def serve(
