@@ -81,6 +81,42 @@ fuzz: SECONDS := 600
 fuzz: $(STAMPS)/dev $(STAMPS)/fuzz native ## fuzz every parser for SECONDS in all, or those named in ARGS
 	@$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
+.PHONY: bench
+bench: $(STAMPS)/dev $(STAMPS)/bench-packages native ## measure what the gateway promises
+	@$(BIN)/python loadtests/bench_serving.py $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/peers/ready native ## Sluice beside Triton and Mosec
+	@$(BIN)/python loadtests/bench_peers.py --peers-python $(STAMPS)/peers/bin/python $(ARGS)
+
+# The peers' own requirements do not fit ours.
+$(STAMPS)/peers/ready: | $(STAMPS)/venv
+	@echo "installing Triton and Mosec"
+	@$(PYTHON) -m venv $(STAMPS)/peers
+	@$(STAMPS)/peers/bin/pip install --quiet --disable-pip-version-check nvidia-pytriton mosec onnxruntime 'numpy<2'
+	@touch $@
+
+IMAGE ?= sluice
+# Passed to buildah, such as IMAGE_ARGS="--volume /etc/pip.conf:/etc/pip.conf:ro" for an index of your own.
+IMAGE_ARGS ?=
+IMAGE_SUITE := bookworm
+IMAGE_MIRROR = $$(apt-get indextargets --format '$$(REPO_URI)' 'Codename: $(IMAGE_SUITE)' | head -n 1)
+BUILDAH := $(SUDO) env STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot buildah
+
+.PHONY: image
+image: | $(STAMPS)/ ## a slim container image, built without a Docker engine
+	@$(call install,$(IMAGE_PACKAGES))
+	@if ! $(BUILDAH) inspect --type image localhost/$(IMAGE)-base >/dev/null 2>&1; then \
+	  echo "making the base image"; work=$$(mktemp -d); trap '$(SUDO) rm -rf "$$work"' EXIT; \
+	  $(SUDO) debootstrap --variant=minbase --include=ca-certificates $(IMAGE_SUITE) "$$work/root" "$(IMAGE_MIRROR)" \
+	    >$(STAMPS)/debootstrap.log; \
+	  $(SUDO) sh -c "rm -rf '$$work'/root/var/cache/apt/* '$$work'/root/var/lib/apt/lists/*"; \
+	  container=$$($(BUILDAH) from scratch); \
+	  $(BUILDAH) copy --quiet "$$container" "$$work/root" / >/dev/null; \
+	  $(BUILDAH) commit --quiet --rm "$$container" localhost/$(IMAGE)-base >/dev/null; fi
+	@$(BUILDAH) build --format docker --build-arg BASE=localhost/$(IMAGE)-base --tag $(IMAGE) $(IMAGE_ARGS) .
+	@$(BUILDAH) images $(IMAGE)
+
 .PHONY: native
 native: $(STAMPS)/venv ## build what changed of the native modules
 	@if [ ! -f $(NATIVE)/build.ninja ] || [ $(NATIVE)/build.ninja -ot $(STAMPS)/venv ]; then \

@@ -49,6 +49,8 @@ class _Model:
     problem: str = ""
     """Why what the source holds cannot be followed."""
     is_requested: bool = False
+    has_come_out: bool = False
+    """Whether every wanted version was once READY or had failed: those that come later take over when they are."""
     attempts: list[Attempt] = field(default_factory=list)
 
     chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
@@ -177,6 +179,7 @@ class Reconciler:
         attempt.digest, attempt.is_live = digest, True
         seconds = round(now - attempt.since, 3)
         self._step(attempt, Step.LOADED, now)
+        self._come_out(attempt)
         self._tell("version-ready", attempt, load_seconds=seconds, digest=f"sha256:{digest}")
 
     def failed(self, attempt: Attempt, reason: str, now: float, *, is_final: bool = False) -> None:
@@ -185,6 +188,7 @@ class Reconciler:
         pause = self._backoff.after(attempt.failures)
         self._step(attempt, Step.FAIL, now, reason)
         attempt.retry_at = None if is_final else now + pause
+        self._come_out(attempt)
         fields = {} if is_final else {"retry_seconds": pause}
         self._tell("version-load-failed", attempt, "error", reason=reason, attempt=attempt.failures, **fields)
 
@@ -339,6 +343,14 @@ class Reconciler:
             return
         model.follow(listing, settled)
 
+    def _come_out(self, attempt: Attempt) -> None:
+        """An attempt has been READY, or has failed."""
+        model = self._models[attempt.model]
+        model.has_come_out = model.has_come_out or all(
+            model.is_ready(version, revision) or model.over(version, revision)
+            for version, revision in self._wanted(model).items()
+        )
+
     def _step(self, attempt: Attempt, step: Step, now: float, reason: str = "") -> None:
         attempt.state = after(attempt.state, step)
         attempt.reason, attempt.since = reason, now
@@ -362,12 +374,13 @@ class Reconciler:
     # Questions
 
     def is_ready(self) -> bool:
-        """Whether every wanted model has a READY version. False before the source was read for the first time."""
+        """Whether every wanted model has a READY version, and at first all of them that can be. False before the source
+        was read for the first time."""
         return (
             self.has_observed
             and not self._is_shut
             and all(
-                model.in_state(State.READY)
+                model.has_come_out and model.in_state(State.READY)
                 for model in self._models.values()
                 if model.is_requested and (model.listing is not None or self._is_explicit)
             )

@@ -16,7 +16,7 @@ from gateway.errors import SettingsError, StartFailed
 from gateway.models import Models
 from gateway.registry_places import catalog_url, open_artifacts
 from gateway.settings import ModelsSettings, RegistrySettings, Settings
-from registry.cache import CacheLimits, ContentCache
+from registry.cache import CacheLimits, CacheUsage, ContentCache
 from registry.errors import RegistryError
 from registry.ledger import Ledger
 from registry.manifest import Manifest
@@ -75,6 +75,14 @@ class Origin:
         """A scan under way ends soon. Idempotent."""
         if self.remote is not None:
             await asyncio.to_thread(self.remote.close)
+
+    def health(self) -> list[SourceHealth]:
+        """Of what is asked over a network; a directory says how it is by its listing."""
+        return [] if self.remote is None else [self.remote.health()]
+
+    def usage(self) -> CacheUsage | None:
+        """Of the cache; None where files are served from where they lie."""
+        return None if self.cache is None else self.cache.usage()
 
     def follow(self, models: Models[Any]) -> Callable[[], None]:
         """Has the cache keep what is loaded; returns what undoes this."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvloop
 
+from gateway.admin.assembly import keyring, registry_api
 from gateway.admin.plane import AdminPlane
 from gateway.dataplane import DataPlane
 from gateway.errors import SettingsError, StartFailed
@@ -83,7 +84,15 @@ class Server:
             defaults=Defaults(settings.models.default_max_batch_size, usable_gpus()),
         )
         plane.connect(models)
-        admin = AdminPlane(settings.admin, settings.admin_port, plane, plane, self._stopping.set)
+        admin = AdminPlane(
+            settings.admin,
+            settings.admin_port,
+            plane,
+            plane,
+            self._stopping.set,
+            registry=registry_api(settings, data_dir, origin),
+            tokens=keyring(data_dir),
+        )
         async with asyncio.TaskGroup() as tasks:
             control = ModelControl(plane, tasks, is_allowed=settings.models.control_mode == "explicit")
             grpc = GrpcFrontend(plane, control)

@@ -25,6 +25,8 @@ from gateway.settings import GIB, KIB, METADATA, MIB, Leaf, Settings
 PREFIX = "SLUICE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 """Names the YAML file; not a setting itself."""
+ADMIN_URL_VARIABLE, TOKEN_VARIABLE = PREFIX + "ADMIN_URL", PREFIX + "TOKEN"
+"""Which gateway a subcommand asks, and as whom; no settings of a gateway."""
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
@@ -148,7 +150,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     return {
         name.removeprefix(PREFIX).lower().replace("__", "."): Given(value, f"the environment variable {name}")
         for name, value in environ.items()
-        if name.startswith(PREFIX) and name != CONFIG_VARIABLE and not _is_service_link(name, value)
+        if name.startswith(PREFIX) and name not in (CONFIG_VARIABLE, ADMIN_URL_VARIABLE, TOKEN_VARIABLE) and not _is_service_link(name, value)
     }
 
 

@@ -454,7 +454,7 @@ cdef class BatchQueue:
         return priority if 1 <= priority <= self.priority_levels else self.default_priority_level
 
     cdef double expected(self, int64_t rows) noexcept:
-        return self.service_time.predict(rows) if self.service_time.is_settled() else 0.0
+        return self.service_time.predict_cautiously(rows) if self.service_time.is_settled() else 0.0
 
     cdef double expiry(self, Exchange exchange, size_t line) noexcept:
         cdef double timeout = self.policies[line // STANDINGS + 1].timeout

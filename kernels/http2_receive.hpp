@@ -194,6 +194,7 @@ inline void Http2Session::take_head(Stream& stream) {
         stream.kind = Stream::CALL;
         host_.open_call(host_.self, &stream);
     }
+    if (!stream.owner && stream.kind != Stream::DONE) fail(stream, 8, "no memory for the call");
 }
 
 inline int Http2Session::on_data_chunk(nghttp2_session*, uint8_t, int32_t id, const uint8_t* data, size_t size,
@@ -266,20 +267,23 @@ inline void Http2Session::begin_message(Stream& stream) {
     ++stream.messages;
 }
 
+// Counts `size` bytes for the stream instead of what was counted before.
+inline bool Http2Session::hold(Stream& stream, size_t size) {
+    buffered_ += size - std::exchange(stream.held, size);
+    if (buffered_ <= settings_.max_buffered_bytes) return true;
+    fail(stream, 8, "more than max_buffered_bytes (" + std::to_string(settings_.max_buffered_bytes) +
+                        ") of unfinished messages on one connection");
+    return false;
+}
+
 inline bool Http2Session::append_message(Stream& stream, const uint8_t* data, size_t size) {
-    if (buffered_ + size > settings_.max_buffered_bytes) {
-        fail(stream, 8, "more than max_buffered_bytes (" + std::to_string(settings_.max_buffered_bytes) +
-                            ") of unfinished messages on one connection");
-        return false;
-    }
+    if (!hold(stream, stream.held + size)) return false;
     Buffer& to = stream.kind == Stream::UNARY && !stream.compressed ? *stream.body : stream.raw;
     size_t need = to.size() + size;
     // The declared length at once when it is small; else ahead of what has really come, so that a claim costs nothing.
     if (need > to.capacity())
         to.reserve(std::max(need, std::min<size_t>(stream.declared, std::max<size_t>(1 << 20, 4 * to.size()))));
     to.append(data, size);
-    stream.held += size;
-    buffered_ += size;
     return true;
 }
 
@@ -307,7 +311,7 @@ inline bool Http2Session::inflate(Stream& stream, Buffer& to) {
 inline void Http2Session::end_message(Stream& stream, const uint8_t* data, size_t size) {
     stream.prefix_have = 0;
     if (stream.kind == Stream::UNARY) {
-        if (stream.compressed) inflate(stream, *stream.body);
+        if (stream.compressed && inflate(stream, *stream.body)) hold(stream, stream.body->size());
         return;  // submitted at the end of the stream: another message would be an error
     }
     buffered_ -= std::exchange(stream.held, 0);

@@ -111,6 +111,7 @@ private:
     void take_head(Stream& stream);
     void take_data(Stream& stream, const uint8_t* data, size_t size);
     void begin_message(Stream& stream);
+    bool hold(Stream& stream, size_t size);
     bool append_message(Stream& stream, const uint8_t* data, size_t size);
     void end_message(Stream& stream, const uint8_t* data, size_t size);
     bool inflate(Stream& stream, Buffer& to);

@@ -1,5 +1,5 @@
 # What a batch takes, learned from what batches took.
-from libc.math cimport isfinite
+from libc.math cimport fabs, isfinite
 from libc.stdint cimport int64_t
 from libcpp cimport bool as cbool
 
@@ -9,6 +9,7 @@ cdef enum:
 
 cdef double KEEP = 0.97             # what an observation leaves of the weight of the earlier ones
 cdef double KEEP_SURPRISED = 0.1    # the same when the fit has proved wrong
+cdef double CAUTION = 1.5           # mean deviations that a deadline is kept away from
 cdef double SURPRISE = 2.0          # so many times slower or faster than possible is a surprise
 
 
@@ -29,6 +30,8 @@ cdef class ServiceTime:
         elif self.weight > 0 and seconds < fastest:
             keep = KEEP_SURPRISED
         self.surprises = 0
+        if self.observations >= SETTLED:
+            self.deviation += (fabs(seconds / self.predict(rows) - 1) - self.deviation) * (1 - KEEP)
         self.observations += 1
         self.fit(rows, seconds, keep)
 
@@ -47,6 +50,9 @@ cdef class ServiceTime:
 
     cdef double predict(self, int64_t rows) noexcept:
         return self.alpha * rows + self.tau
+
+    cdef double predict_cautiously(self, int64_t rows) noexcept:
+        return self.predict(rows) * (1 + CAUTION * self.deviation)
 
     cdef cbool is_settled(self) noexcept:
         return self.observations >= SETTLED

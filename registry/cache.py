@@ -122,9 +122,12 @@ class ContentCache:
             self._versions[key] = Held(files, self._turn)
             return self._disk.version_path(key)
 
-    def pull(self, files: Files, store: Fetching) -> Path:
+    def pull(self, files: Files, store: Fetching, *, instead_of: Path | None = None) -> Path:
         """The folder of a version, fetched if it is not here. Its files are read-only and have the digests that
         `files` name.
+
+        Args:
+            instead_of: a scratch folder whose room this takes over.
 
         Raises:
             UnsafePath, LimitExceeded: names, counts or sizes that are not allowed.
@@ -140,6 +143,8 @@ class ContentCache:
                 self._counts["hits"] += 1
                 return folder
             self._counts["misses"] += 1
+            with self._lock:
+                self._expected.pop(str(instead_of), None)
             try:
                 with self._claimed(files):
                     self._fetch_all(files, store)
@@ -150,6 +155,27 @@ class ContentCache:
             except RegistryError:
                 self._counts["failures"] += 1
                 raise
+
+    @contextmanager
+    def scratch(self, needed: int) -> Iterator[Path]:
+        """A folder for `needed` bytes whose digests are not known yet, on the same disk; gone when the block ends.
+
+        Raises CacheFull and PullFailed.
+        """
+        try:
+            with self._lock:
+                folder = self._disk.make_scratch()
+                key = str(folder)
+                self._expected[key] = needed
+            try:
+                self._make_room(needed)
+                yield folder
+            finally:
+                with self._lock:
+                    self._expected.pop(key, None)
+                self._disk.remove_scratch(folder)
+        except OSError as error:
+            raise PullFailed("", _os_reason(error)) from error
 
     def pin(self, files: Files) -> None:
         """What is made of these files stays until as many `unpin`. It need not be here yet."""

@@ -147,6 +147,13 @@ class CacheDisk:
         _sync_folder(self._versions)
         return self.version_path(key)
 
+    def make_scratch(self) -> Path:
+        """An empty folder, which the next `open` removes if nobody does before."""
+        return Path(tempfile.mkdtemp(dir=self._temp))
+
+    def remove_scratch(self, folder: Path) -> None:
+        _remove(folder)
+
     def touch(self, key: str, used_at: int) -> None:
         os.utime(self._versions / key / _RECORD, ns=(used_at, used_at))
 

@@ -325,9 +325,7 @@ class Catalog:
         self, connection: Connection, actor: str, action: str, target: str, before: object, after: object, reason: str
     ) -> int:
         last = _head(connection)
-        entry = AuditEntry(
-            last.seq + 1, self._now(), actor, action, target, before, after, reason, last.hash
-        ).sealed()
+        entry = AuditEntry(last.seq + 1, self._now(), actor, action, target, before, after, reason, last.hash).sealed()
         values = entry.to_dict() | {"before": canonical_json(before), "after": canonical_json(after)}
         connection.execute(insert(audit).values(values))
         connection.execute(update(head).where(head.c.id == 1).values(seq=entry.seq, hash=entry.hash))

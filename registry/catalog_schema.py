@@ -33,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from registry.audit import GENESIS
 from registry.errors import CatalogTooNew, CatalogUnavailable
+from registry.redaction import redact
 
 SCHEMA_VERSION = 1
 WAIT_SECONDS = 10
@@ -240,7 +241,7 @@ class Database:
             yield
         except DBAPIError as error:
             # The driver's words only: SQLAlchemy's own quote statements and their parameters.
-            raise CatalogUnavailable(self.place, str(error.orig).strip().split("\n")[0]) from error
+            raise CatalogUnavailable(self.place, redact(str(error.orig))) from error
         except SQLAlchemyError as error:
             raise CatalogUnavailable(self.place, type(error).__name__) from error
 

@@ -14,10 +14,10 @@ ONNX, PICKLE, SKOPS, PT2, LIGHTGBM, XGBOOST, TORCH = "onnx", "pickle", "skops", 
 OTHER = "unknown"
 
 WHY_NO_PICKLE = (
-    "reading a pickle runs whatever code is in it. Save the model with skops (`skops.io.dump`) and push that, or export "
-    "it to ONNX where it was trained (skl2onnx, torch.onnx.export)"
+    "reading a pickle runs whatever code is in it. Save the model with skops (`skops.io.dump`) and push that, or "
+    "export it to ONNX where it was trained (skl2onnx, torch.onnx.export)"
 )
-_WHY_NO_TORCH = "a PyTorch file is a pickle inside. Export it: torch.onnx.export(model, ..., dynamo=True), or torch.export"
+_WHY_NO_TORCH = "a PyTorch file is a pickle inside. Export the model where it was trained: torch.onnx.export(model, ..., dynamo=True)"
 _WHY_NO_CODE = "a version holds a model, not programs. Leave the file out"
 
 _CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".so", ".dll", ".dylib", ".exe", ".sh", ".jar", ".wasm"})
@@ -27,7 +27,11 @@ _MAGIC_OF_CODE = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 _ZLIB = frozenset({b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"})
 # Protocols 0 and 1 have no magic number; these are how every object of theirs that does something begins.
-_OLD_PICKLE = re.compile(rb"\A(?:\x80\x01)?(?:\(+[ldt]?|[\]\}\)])*c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\A\(?[ld]p[0-9]+\n")
+_OLD_PICKLE = re.compile(
+    rb"\A(?:\x80\x01)?(?:\(+[ldt]?|[\]\}\)])*c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\A\(?[ld]p[0-9]+\n"
+)
+# Protocols 4 and 5 begin with a frame, and nothing else does so by chance.
+_FRAMED_PICKLE = (b"\x80\x04\x95", b"\x80\x05\x95")
 _HEAD = 1 << 12
 
 
@@ -56,7 +60,7 @@ def is_pickle(path: Path, head: bytes | None = None) -> bool:
     """Whether a file is a pickle, whatever it is called; compressed ones of joblib count by their name."""
     head = _head(path) if head is None else head
     suffix = path.suffix.lower()
-    if suffix in _PICKLE_SUFFIXES:
+    if suffix in _PICKLE_SUFFIXES or head.startswith(_FRAMED_PICKLE):
         return True
     if len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5 and _ends_with_stop(path):
         return True

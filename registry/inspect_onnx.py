@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -291,7 +290,9 @@ class _Reading:
             if number == 1 and isinstance(value, int):
                 datatype = value
             elif number == 2:
-                shape = [self._dimension(self._message(dim)) for inner, dim in parts(self._message(value)) if inner == 1]
+                shape = [
+                    self._dimension(self._message(dim)) for inner, dim in parts(self._message(value)) if inner == 1
+                ]
         if datatype not in DATATYPES:
             raise InvalidModel(self._name, f"{name[:200]!r} has the datatype {datatype}, which cannot be served")
         if len(shape) > self._limits.max_rank:

@@ -1,6 +1,6 @@
-"""What of a path is published: one ONNX file with its weights, a folder around one, or a folder in the layout of a model
-repository with one version in it. Names and kinds of files are looked at, and of contents only what shows that a file
-would run code if it were loaded.
+"""What of a path is published: one ONNX file with its weights, a folder around one, or a folder in the layout of a
+model repository with one version in it. Names and kinds of files are looked at, and of contents only what shows that a
+file would run code if it were loaded.
 """
 
 from __future__ import annotations

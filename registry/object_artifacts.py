@@ -42,7 +42,7 @@ class ObjectArtifacts:
 
     def __init__(self, url: str, *, options: Mapping[str, str] | None = None) -> None:
         self._place = redact(url)
-        self._store = _store(self._place, url, dict(options or {}))
+        self._store = open_bucket(self._place, url, dict(options or {}))
 
     @property
     def place(self) -> str:
@@ -61,7 +61,7 @@ class ObjectArtifacts:
             obstore.put(self._store, key, chunks)
         except Exception as error:
             # The library hands on what the chunks raise in its own words; an upload that failed leaves no object.
-            raise chunks.error or StoreUnavailable(self._place, redact(str(error))) from error
+            raise chunks.error or StoreUnavailable(self._place, reason_of(error)) from error
         return True
 
     def open(self, sha256: str) -> BinaryIO:
@@ -141,7 +141,7 @@ class ObjectArtifacts:
         except (NotFoundError, FileNotFoundError):
             raise NotFound("object", sha256) from None
         except (BaseError, OSError) as error:
-            raise StoreUnavailable(self._place, redact(f"{type(error).__name__}: {error}")) from error
+            raise StoreUnavailable(self._place, reason_of(error)) from error
 
 
 class _Chunks:
@@ -194,7 +194,8 @@ def _key(sha256: str) -> str:
     return f"objects/{sha256[:2]}/{sha256}"
 
 
-def _store(place: str, url: str, options: dict[str, str]) -> ObjectStore:
+def open_bucket(place: str, url: str, options: dict[str, str]) -> ObjectStore:
+    """What the library reads a bucket with. StoreUnavailable as for `ObjectArtifacts`."""
     try:
         from obstore.store import from_url
     except ImportError:
@@ -208,4 +209,9 @@ def _store(place: str, url: str, options: dict[str, str]) -> ObjectStore:
     try:
         return from_url(url, config=config, client_options=client, retry_config=retry)
     except Exception as error:
-        raise StoreUnavailable(place, redact(f"{type(error).__name__}: {error}")) from error
+        raise StoreUnavailable(place, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The library's words without its debugging dump."""
+    return redact(f"{type(error).__name__}: {error}".partition("Debug source:")[0])

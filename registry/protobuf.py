@@ -1,5 +1,5 @@
-"""The wire form of protobuf messages, read without a schema and without copying. What cannot be a message says so; there
-are no other limits here: whoever reads counts."""
+"""The wire form of protobuf messages, read without a schema and without copying. What cannot be a message says so;
+there are no other limits here: whoever reads counts."""
 
 from __future__ import annotations
 

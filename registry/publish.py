@@ -105,7 +105,15 @@ def push(
     )
     bundles = [*signatures, *([sign(manifest, sign_key)] if sign_key else [])]
     return publish(
-        catalog, store, manifest, folder.files, actor=actor, alias=alias, signatures=bundles, reason=reason, progress=told
+        catalog,
+        store,
+        manifest,
+        folder.files,
+        actor=actor,
+        alias=alias,
+        signatures=bundles,
+        reason=reason,
+        progress=told,
     )
 
 
@@ -134,9 +142,7 @@ def publish(
             stored += entry.size
         done += entry.size
         told("store", done, manifest.size)
-    row, is_new = catalog.add_version(
-        manifest, actor, alias=alias, signatures=signatures, push=push_id, reason=reason
-    )
+    row, is_new = catalog.add_version(manifest, actor, alias=alias, signatures=signatures, push=push_id, reason=reason)
     digest = row.manifest.content_digest
     return PushResult(manifest.model, row.version, is_new, row.digest, digest, manifest.size, stored, row)
 

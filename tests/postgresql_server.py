@@ -34,7 +34,13 @@ class PostgreSQLServer:
         self._run("initdb", "-D", str(self.folder / "data"), *options)
 
     def start(self) -> None:
-        settings = ("listen_addresses=", "fsync=off", "shared_buffers=16MB", "max_connections=100", "logging_collector=off")
+        settings = (
+            "listen_addresses=",
+            "fsync=off",
+            "shared_buffers=16MB",
+            "max_connections=100",
+            "logging_collector=off",
+        )
         flags = [part for setting in settings for part in ("-c", setting)]
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         with log:

@@ -3,6 +3,7 @@ started again with its buckets."""
 
 from __future__ import annotations
 
+import logging
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class S3Server:
         }
 
     def start(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # a line for each request otherwise
         self._server = ThreadedMotoServer("127.0.0.1", self._port, verbose=False)
         self._server.start()
         self._port = self._server.get_host_and_port()[1]

@@ -31,6 +31,8 @@ ALL_SCOPES: frozenset[Scope] = frozenset({"read", "publish", "approve", "operate
 class Refusal:
     status: int
     reason: str
+    scope: Scope | None = None
+    """What the token lacks, when it is that."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,16 @@ class Access:
         caller = self._bearer(headers.get("Authorization", ""))
         if caller is None:
             return Refusal(401, "a bearer token is needed")
-        return caller if caller.may(scope) else Refusal(403, f"the token {caller.token_id} has not the scope {scope}")
+        if not caller.may(scope):
+            return Refusal(403, f"the token {caller.token_id} has not the scope {scope}", scope)
+        return caller
 
     def _check_origin(self, headers: Mapping[str, str]) -> Refusal | None:
         host = headers.get("Host", "")
         if not self._is_host_allowed(host):
             return Refusal(403, f"the host {host!r} is not one of ours; see the setting admin.allowed_hosts")
         origin = headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_origin_of(origin, host):
             return Refusal(403, "requests from pages of other origins are refused")
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return Refusal(403, "requests from pages of other sites are refused")
@@ -151,6 +155,13 @@ class Access:
             name = f"token-file-{digest.hex()[:8]}"
             return Caller(name, ALL_SCOPES, name)
         return self._api_tokens.find(token) if self._api_tokens is not None else None
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # it is no URL
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from gateway.admin.problems import Problem, ProblemError
 
 MAX_BYTES = 4 << 20
 MAX_INTEGER = 2**53 - 1
+T = TypeVar("T")
 
 
 class Body:
@@ -42,6 +44,23 @@ class Body:
             self._refuse(name, "a number from 0 on")
         return float(value)
 
+    def real(self, name: str) -> float:
+        value = self._take(name, None)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            self._refuse(name, "a number")
+        return float(value)
+
+    def choice(self, name: str, choices: tuple[T, ...]) -> T:
+        value = self._take(name, None)
+        for choice in choices:
+            if value == choice:
+                return choice
+        self._refuse(name, f"one of {', '.join(map(str, choices))}")
+
+    def names(self) -> tuple[str, ...]:
+        """Of members that nobody took yet."""
+        return tuple(self._members)
+
     def boolean(self, name: str, default: bool) -> bool:
         value = self._take(name, default)
         if not isinstance(value, bool):
@@ -63,8 +82,11 @@ class Body:
     def inner(self, name: str, default: Mapping[str, Any] | None = None) -> Body:
         return Body(self.object(name, default), f"{self._path}{name}.")
 
-    def has(self, name: str) -> bool:
-        return self._members.get(name) is not None
+    def optional_text(self, name: str, *, max_length: int = 4096) -> str | None:
+        if self._members.get(name) is None:
+            self._members.pop(name, None)
+            return None
+        return self.text(name, max_length=max_length)
 
     def end(self) -> None:
         """ProblemError for members that are not known."""

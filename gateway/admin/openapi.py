@@ -18,7 +18,6 @@ from gateway.admin.openapi_schemas import PATH_PARAMETERS, SCHEMAS
 
 Condition = Literal["", "cached", "required"]
 """Nothing; an answer with an ETag, and 304 for who has it already; a change that needs If-Match or If-None-Match."""
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,12 @@ class Operation:
     """Below the root of the server, parameters in braces."""
     scope: Scope
     summary: str
-    tag: str
     answers: Mapping[int, str]
     """By status, the schema of the answer; empty for none, or the content type for what is not JSON."""
+    tag: str
     body: str = ""
     """The schema of what is sent; a content type for what is not JSON."""
-    query: Mapping[str, Mapping[str, Any]] = field(default=_EMPTY)
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     required_query: frozenset[str] = frozenset()
     condition: Condition = ""
 

@@ -1,21 +1,29 @@
-"""The admin plane's server: binds the port, routes, checks who asks. What it shows comes from an `Observer`."""
+"""The admin plane's server: binds the port, routes, checks who asks and what for. What it shows comes from an
+`Observer`, the registry from a `RegistryApi`."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import resources
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from gateway import __version__
-from gateway.admin.access import Access, is_loopback
+from gateway.admin import openapi, problems
+from gateway.admin.access import Access, Caller, Refusal, Scope, Tokens, is_loopback
 from gateway.admin.observer import Observer
+from gateway.admin.openapi import Operation
+from gateway.admin.problems import Problem, ProblemError
+from gateway.admin.registry_api import RegistryApi
 from gateway.errors import SettingsError
 from gateway.metrics import MeterSource, exposition, make_registry
 from gateway.settings import AdminSettings
+from registry.errors import RegistryError
 
 OBSERVE_SECONDS = 1.0
 _CONSOLE_FILES = {
@@ -31,6 +39,18 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CallerHandler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+_of_gateway = partial(Operation, tag="gateway")
+_KINDS = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "limit-exceeded"}
+OPERATIONS = (
+    _of_gateway("get_health", "GET", "/api/v1/health", "read", "Who answers, and for how long", {200: "Health"}),
+    _of_gateway("list_served", "GET", "/api/v1/models", "read", "What is served, and how that is", {200: "Served"}),
+    _of_gateway("drain", "POST", "/api/v1/drain", "operate", "Begin to drain, as SIGTERM does", {202: "Draining"}),
+    _of_gateway("get_metrics", "GET", "/metrics", "read", "Metrics for Prometheus", {200: "text/plain"}),
+)
+NOWHERE: tuple[Scope, None] = ("read", None)
+OPENAPI_PATH = "/api/v1/openapi.json"
+_log = logging.getLogger("sluice.admin")
 
 
 class Health(Protocol):
@@ -51,14 +71,22 @@ class AdminPlane:
         health: Health,
         drain: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        registry: RegistryApi | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         """SettingsError when it would be open to others without a token."""
-        if not is_loopback(settings.host) and settings.token_file is None:
+        if not is_loopback(settings.host) and settings.token_file is None and (tokens is None or tokens.is_empty):
             raise SettingsError(
-                "admin.host", f"{settings.host} is not loopback: set admin.token_file, or bind 127.0.0.1 or ::1"
+                "admin.host",
+                f"{settings.host} is not loopback: make a token by `sluice token create`, set admin.token_file, "
+                "or bind 127.0.0.1 or ::1",
             )
         self._settings, self._port = settings, port
-        self._access = Access.from_settings(settings)
+        self._access = Access.from_settings(settings, tokens)
+        self._registry_api = registry
+        # By path pattern and method: what a caller must be allowed, and who answers. Filled with the routes.
+        self._operations: dict[tuple[str, str], tuple[Scope, _CallerHandler]] = {}
         self._observer = Observer(source)
         self._registry = make_registry(source, self._observer.demand)
         self._health, self._drain, self._clock = health, drain, clock
@@ -74,6 +102,8 @@ class AdminPlane:
 
     async def start(self) -> None:
         """Binds and answers from here on; OSError when the port is taken."""
+        if self._registry_api is not None:
+            self._registry_api.start()
         self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -91,21 +121,35 @@ class AdminPlane:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+        if self._registry_api is not None:
+            self._registry_api.close()
 
     def observe(self) -> None:
         self._observer.observe(self._clock())
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024)
-        app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/api/v1/health", self._health_report)
-        app.router.add_get("/api/v1/models", self._models)
-        app.router.add_post("/api/v1/drain", self._start_drain)
         for path, (name, content_type) in _CONSOLE_FILES.items():
             app.router.add_get(path, _static(name, content_type))
+        own: tuple[_CallerHandler, ...] = (self._health_report, self._models, self._start_drain, self._metrics)
+        for operation, handler in zip(OPERATIONS, own, strict=True):
+            self._add(app, operation, handler)
+        operations = list(OPERATIONS)
+        if self._registry_api is not None:
+            for operation, handler in self._registry_api.handlers():
+                self._add(app, operation, handler)
+                operations.append(operation)
+        document = openapi.document(operations, __version__)
+        answers = {200: "application/json"}
+        itself = Operation("get_openapi", "GET", OPENAPI_PATH, "read", "This document", answers, "document")
+        self._add(app, itself, _document(document))
         return app
+
+    def _add(self, app: web.Application, operation: Operation, handler: _CallerHandler) -> None:
+        app.router.add_route(operation.method, operation.path, _unguarded)
+        self._operations[operation.path, operation.method] = operation.scope, handler
 
     def _tick(self) -> None:
         self.observe()
@@ -113,22 +157,20 @@ class AdminPlane:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        refusal = self._access.check(request.path, request.headers)
-        if refusal is not None:
-            response: web.StreamResponse = _error(refusal.status, refusal.reason)
-            if refusal.status == 401:
-                response.headers["WWW-Authenticate"] = 'Bearer realm="sluice"'
+        resource = request.match_info.route.resource
+        # Where nothing is, whoever has a token may know that.
+        key = resource.canonical if resource else "", request.method
+        scope, found = self._operations.get(key, NOWHERE)
+        answer = self._access.admit(request.path, request.headers, scope)
+        if isinstance(answer, Refusal):
+            response: web.StreamResponse = _refused(answer)
         else:
-            try:
-                response = await handler(request)
-            except web.HTTPException as error:
-                response = _error(error.status, error.reason)
-                if "Allow" in error.headers:
-                    response.headers["Allow"] = error.headers["Allow"]
-        response.headers.update(_HEADERS)
+            response = await _answered(partial(found, request, answer) if found else partial(handler, request))
+        if not response.prepared:
+            response.headers.update(_HEADERS)
         return response
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request, caller: Caller) -> web.Response:
         body, content_type = exposition(self._registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -138,7 +180,7 @@ class AdminPlane:
     async def _readyz(self, request: web.Request) -> web.Response:
         return _probe(self._health.is_ready())
 
-    async def _health_report(self, request: web.Request) -> web.Response:
+    async def _health_report(self, request: web.Request, caller: Caller) -> web.Response:
         return web.json_response(
             {
                 "name": "sluice",
@@ -149,10 +191,10 @@ class AdminPlane:
             }
         )
 
-    async def _models(self, request: web.Request) -> web.Response:
+    async def _models(self, request: web.Request, caller: Caller) -> web.Response:
         return web.json_response({"models": self._observer.models()})
 
-    async def _start_drain(self, request: web.Request) -> web.Response:
+    async def _start_drain(self, request: web.Request, caller: Caller) -> web.Response:
         self._drain()
         return web.json_response({"draining": True}, status=202)
 
@@ -161,8 +203,45 @@ def _probe(is_well: bool) -> web.Response:
     return web.Response(text="ok\n" if is_well else "not ok\n", status=200 if is_well else 503)
 
 
-def _error(status: int, reason: str) -> web.Response:
-    return web.json_response({"error": reason}, status=status)
+async def _answered(handle: Callable[[], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    """The answer, or the problem that was met."""
+    try:
+        return await handle()
+    except web.HTTPException as error:
+        response = _problem(Problem(error.status, _KINDS.get(error.status, "invalid-request"), error.reason))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except ProblemError as error:
+        return _problem(error.problem)
+    except RegistryError as error:
+        problem = problems.from_error(error)
+        if problem.status >= 500:
+            _log.warning("the registry failed a request", extra={"action": "registry-failed", "reason": str(error)})
+        return _problem(problem)
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    facts = {"scope": refusal.scope} if refusal.scope else {}
+    response = _problem(Problem(refusal.status, _KINDS[refusal.status], refusal.reason, facts))
+    if refusal.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="sluice"'
+    return response
+
+
+def _problem(problem: Problem) -> web.Response:
+    return web.json_response(problem.to_dict(), status=problem.status, content_type=problems.CONTENT_TYPE)
+
+
+async def _unguarded(request: web.Request) -> web.Response:
+    raise AssertionError("this is a bug: the guard answers for every operation")
+
+
+def _document(document: dict[str, Any]) -> _CallerHandler:
+    async def handle(request: web.Request, caller: Caller) -> web.Response:
+        return web.json_response(document)
+
+    return handle
 
 
 def _static(name: str, content_type: str) -> _Handler:

@@ -16,7 +16,6 @@ from registry import errors
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:sluice:problem:"
-_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Problem:
     kind: str
     """The last part of the type: what a program may rely on."""
     detail: str
-    facts: Mapping[str, Any] = field(default=_NO_FACTS)
+    facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Extension members: what a program may want to know without reading the sentence."""
 
     @property
@@ -155,7 +154,7 @@ def from_error(error: errors.RegistryError) -> Problem:
     for kind, status, name, sentence in _TABLE:
         if isinstance(error, kind):
             return Problem(status, name, sentence(error), _facts(error))
-    return Problem(500, "internal", type(error).__name__, _NO_FACTS)
+    return Problem(500, "internal", type(error).__name__)
 
 
 def _facts(error: errors.RegistryError) -> Mapping[str, Any]:

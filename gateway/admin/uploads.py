@@ -9,8 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from aiohttp import web
 
@@ -28,15 +29,15 @@ T = TypeVar("T")
 class Uploads:
     """Puts uploads into a store. `folder` holds those under way, and is this process's alone."""
 
-    def __init__(self, folder: Path, store: ArtifactStore, max_bytes: int, *, silence: float = SILENCE_SECONDS) -> None:
-        self._folder, self._store, self._max_bytes, self._silence = folder, store, max_bytes, silence
+    def __init__(self, folder: Path, max_bytes: int, *, silence: float = SILENCE_SECONDS) -> None:
+        self._folder, self._max_bytes, self._silence = folder, max_bytes, silence
         self._free = asyncio.Semaphore(AT_ONCE)
 
     def clear(self) -> None:
         """Removes what a process before this one left behind."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def receive(self, request: web.Request, sha256: str) -> dict[str, Any]:
+    async def receive(self, request: web.Request, sha256: str, store: ArtifactStore) -> dict[str, Any]:
         """Stores the body of a request under its digest.
 
         Raises:
@@ -53,7 +54,7 @@ class Uploads:
             path = await _thread(self._new_file)
             try:
                 await self._write(request, path, sha256, size)
-                is_new = await _thread(lambda: self._store.put(path, sha256))
+                is_new = await _thread(lambda: store.put(path, sha256))
             except OSError as error:
                 raise _no_room(error) from error
             finally:
@@ -71,13 +72,18 @@ class Uploads:
 
     async def _write(self, request: web.Request, path: Path, sha256: str, size: int) -> None:
         digest, received = hashlib.sha256(), 0
-        file = await _thread(lambda: open(path, "wb"))
+        file: BinaryIO = await _thread(lambda: path.open("wb"))
+
+        def keep(chunk: bytes) -> None:
+            digest.update(chunk)
+            file.write(chunk)
+
         try:
             while chunk := await self._next(request):
                 received += len(chunk)
                 if received > size:
                     break
-                await _thread(lambda chunk=chunk: (digest.update(chunk), file.write(chunk)))
+                await _thread(partial(keep, chunk))
         finally:
             await _thread(file.close)
         if received != size:

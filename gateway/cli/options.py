@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.settings_sources import CONFIG_VARIABLE
+from gateway.settings_sources import ADMIN_URL_VARIABLE, CONFIG_VARIABLE, TOKEN_VARIABLE
 
 PIPE_WIDTH = 160
-ADMIN_URL_VARIABLE, TOKEN_VARIABLE = "SLUICE_ADMIN_URL", "SLUICE_TOKEN"
 
 DataDir = Annotated[
     Path | None, typer.Option(help="The data folder whose registry is meant [~/.sluice].", rich_help_panel="Registry")

@@ -98,8 +98,8 @@ def sentence(published: Doc) -> Text:
     """What a push came to, for a person."""
     version = Text.assemble((published["model"], "bold"), " version ", (str(published["version"]), "bold cyan"))
     if published["is_new"]:
-        stored = published["bytes_stored"]
-        size = byte_size(published["bytes"]) + (f", {byte_size(stored)} of it new" if stored != published["bytes"] else "")
+        total, stored = published["bytes"], published["bytes_stored"]
+        size = byte_size(total) if stored == total else f"{byte_size(total)}, {byte_size(stored)} of it new"
         made = Text.assemble("Published ", version, f" ({size})")
     else:
         made = Text.assemble("Nothing to do: these are the bytes of ", version, " already")

@@ -20,11 +20,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from gateway.admin.problems import Problem, ProblemError, from_error
 from gateway.cli.failure import CommandFailed, ExitCode
-from gateway.cli.options import ADMIN_URL_VARIABLE, TOKEN_VARIABLE
 from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from gateway.settings_sources import load
+from gateway.settings_sources import ADMIN_URL_VARIABLE, TOKEN_VARIABLE, load
 from registry.errors import RegistryError
 from registry.manifest import Lineage
 

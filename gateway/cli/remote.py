@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
 from gateway.admin.preconditions import etag_of
 from gateway.admin.problems import Problem, ProblemError
 from gateway.cli.failure import CommandFailed, ExitCode
 
+if TYPE_CHECKING:
+    from gateway.cli.registry import Publication, Report
+
 Doc = dict[str, Any]
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS, LONG_SECONDS = 60.0, 3600.0
 ROOT = "/api/v1/registry"
+
+
+class Readable(Protocol):
+    def read(self, size: int = -1) -> bytes: ...
 
 
 class AdminClient:
@@ -36,7 +44,8 @@ class AdminClient:
         *,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: BinaryIO | None = None,
+        body: Readable | None = None,
+        timeout: float | None = None,
     ) -> tuple[Any, Mapping[str, str]]:
         """The document that comes back (None when there is none) and the headers.
 
@@ -44,19 +53,45 @@ class AdminClient:
             ProblemError: the gateway refused.
             CommandFailed: nothing that speaks for a gateway answered.
         """
+        request = self._request(method, path, document, query, headers, body)
+        with self._answer(request, timeout) as response:
+            content = response.read()
+            return (json.loads(content) if content else None), dict(response.headers.items())
+
+    def lines(self, method: str, path: str) -> Iterator[Any]:
+        """A document for each line that comes back. Raises as `call` does, at any line."""
+        with self._answer(self._request(method, path, None, None, None, None), None) as response:
+            for line in response:
+                yield json.loads(line)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        document: Any,
+        query: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        body: Readable | None,
+    ) -> urllib.request.Request:
         url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
         data: Any = body if body is not None else None if document is None else json.dumps(document).encode()
-        request = urllib.request.Request(url, data, method=method)
+        try:
+            request = urllib.request.Request(url, data, method=method)
+        except ValueError as error:
+            raise CommandFailed(f"--admin-url: {error}", exit_code=ExitCode.USAGE) from None
         if document is not None:
             request.add_header("Content-Type", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         for name, value in (headers or {}).items():
             request.add_header(name, value)
+        return request
+
+    @contextlib.contextmanager
+    def _answer(self, request: urllib.request.Request, timeout: float | None) -> Iterator[Any]:
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                content = response.read()
-                return (json.loads(content) if content else None), dict(response.headers.items())
+            with self._opener.open(request, timeout=timeout or self._timeout) as response:
+                yield response
         except urllib.error.HTTPError as error:
             with error:
                 raise ProblemError(_problem(error)) from None
@@ -91,27 +126,32 @@ class RemoteRegistry:
     def place(self) -> str:
         return self._client.url
 
+    def push(self, publication: Publication, report: Report) -> Doc:
+        from gateway.cli.remote_push import push  # reads models, which others need not
+
+        return push(self._client, publication, report)
+
     def models(self) -> list[Doc]:
         return self._list("/models", "models")
 
     def versions(self, model: str) -> list[Doc]:
-        return self._list(f"{_model(model)}/versions", "versions")
+        return self._list(f"{model_path(model)}/versions", "versions")
 
     def version(self, model: str, version: int) -> Doc:
-        return self._get(f"{_model(model)}/versions/{version}")
+        return self._get(f"{model_path(model)}/versions/{version}")
 
     def aliases(self, model: str) -> list[Doc]:
-        return self._list(f"{_model(model)}/aliases", "aliases")
+        return self._list(f"{model_path(model)}/aliases", "aliases")
 
     def alias(self, model: str, alias: str) -> Doc | None:
         return next((one for one in self.aliases(model) if one["alias"] == alias), None)
 
     def alias_history(self, model: str, alias: str) -> list[Doc]:
-        return self._list(f"{_model(model)}/aliases/{quote(alias, safe='')}/history", "history")
+        return self._list(f"{model_path(model)}/aliases/{quote(alias, safe='')}/history", "history")
 
     def move_alias(self, model: str, alias: str, version: int | None, expected: int, reason: str) -> Doc:
-        path = f"{ROOT}{_model(model)}/aliases/{quote(alias, safe='')}"
-        condition = {"If-Match": f'"{expected}"'}
+        path = f"{ROOT}{model_path(model)}/aliases/{quote(alias, safe='')}"
+        condition = {"If-Match": f'"{expected}"'} if expected else {"If-None-Match": "*"}
         if version is None:
             answer, _ = self._client.call("DELETE", path, query={"reason": reason}, headers=condition)
         else:
@@ -120,30 +160,33 @@ class RemoteRegistry:
         return dict(answer)
 
     def decide(self, model: str, version: int, decision: str, reason: str) -> Doc:
-        path = f"{ROOT}{_model(model)}/versions/{version}"
+        path = f"{ROOT}{model_path(model)}/versions/{version}"
         _, headers = self._client.call("GET", path)
         document = {"decision": decision, "reason": reason}
         answer, _ = self._client.call("PUT", f"{path}/approval", document, headers={"If-Match": _etag(headers)})
         return dict(answer)
 
     def policy(self, model: str) -> Doc:
-        return self._get(f"{_model(model)}/policy")
+        return self._get(f"{model_path(model)}/policy")
 
     def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc:
         document = {"policy": policy, "reason": reason}
         headers = {"If-Match": etag_of(before)}
-        answer, _ = self._client.call("PUT", f"{ROOT}{_model(model)}/policy", document, headers=headers)
+        answer, _ = self._client.call("PUT", f"{ROOT}{model_path(model)}/policy", document, headers=headers)
         return dict(answer)
 
     def verify(self, model: str, version: int) -> Iterator[Doc]:
-        answer, _ = self._client.call("POST", f"{ROOT}{_model(model)}/versions/{version}/verification")
-        yield from answer["files"]
+        for event in self._client.lines("POST", f"{ROOT}{model_path(model)}/versions/{version}/verification"):
+            if "error" in event:
+                raise ProblemError(Problem.from_dict(event["error"], event["error"].get("status", 500)))
+            yield event
 
     def diff(self, model: str, before: int, after: int) -> Doc:
-        return self._get(f"{_model(model)}/diff", before=before, after=after)
+        return self._get(f"{model_path(model)}/diff", before=before, after=after)
 
     def collect(self, dry_run: bool, grace: float) -> Doc:
-        answer, _ = self._client.call("POST", f"{ROOT}/gc", {"dry_run": dry_run, "grace_seconds": grace})
+        document = {"dry_run": dry_run, "grace_seconds": grace}
+        answer, _ = self._client.call("POST", f"{ROOT}/gc", document, timeout=LONG_SECONDS)
         return dict(answer)
 
     def audit(self, after: int, limit: int) -> list[Doc]:
@@ -173,7 +216,7 @@ def read_token(file: Path) -> str:
     return token
 
 
-def _model(model: str) -> str:
+def model_path(model: str) -> str:
     return f"/models/{quote(model, safe='')}"
 
 

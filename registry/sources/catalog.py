@@ -7,27 +7,23 @@ than its bounds, whatever the database or the store does.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from registry.artifacts import ArtifactStore
 from registry.cache import ContentCache
 from registry.catalog import Catalog
 from registry.catalog_rows import ModelRow, Overview, VersionBrief, VersionRow
-from registry.daemon_pool import DaemonPool
 from registry.errors import InvalidManifest, RegistryError, SourceUnavailable
 from registry.ledger import Ledger
 from registry.manifest import FileEntry
 from registry.policies import ApprovalPolicy, ByAlias, IsSignedBy, may_serve, parse_served_by
 from registry.policy import Latest
-from registry.redaction import redact
-from registry.sources import Problem, Snapshot
-from registry.sources.health import SourceHealth
-from registry.sources.replica import Candidate, Replica, Wanted
+from registry.sources.remote import RemoteSource, View
+from registry.sources.replica import Candidate, Wanted
 from registry.sources.sentences import sentence
 
 
@@ -43,15 +39,12 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class _View:
-    """What the catalog wanted at one moment."""
-
+class _CatalogView(View):
     token: int
-    wanted: Mapping[str, Wanted]
     proposals: tuple[Proposal, ...]
 
 
-class CatalogSource:
+class CatalogSource(RemoteSource):
     """One catalog and its artifact store.
 
     Args:
@@ -59,8 +52,7 @@ class CatalogSource:
         connect: opens the catalog; called again after it failed.
         connect_store: opens the artifact store, when the first object is fetched.
         is_signed_by: `registry.signing.is_signed_by`.
-        patience: seconds that a look waits for versions on their way here; None for as long as it takes.
-        answer_seconds: how long the database may take to answer a look.
+        bounds: see `RemoteSource`.
     """
 
     def __init__(
@@ -71,112 +63,40 @@ class CatalogSource:
         cache: ContentCache,
         ledger: Ledger,
         is_signed_by: IsSignedBy,
-        *,
-        patience: float | None = 0.3,
-        answer_seconds: float = 3.0,
-        clock: Callable[[], float] = time.monotonic,
+        **bounds: Any,
     ) -> None:
-        self.place = place
-        self._connect, self._connect_store = connect, connect_store
-        self._cache, self._is_signed_by = cache, is_signed_by
-        self._patience, self._answer_seconds, self._clock = patience, answer_seconds, clock
-        self._replica = Replica(cache, ledger)
-        self._reader = DaemonPool(1, "catalog")
-        # Changed by the reader's thread alone.
+        super().__init__("catalog", place, cache, ledger, **bounds)
+        self._connect, self._connect_store, self._is_signed_by = connect, connect_store, is_signed_by
+        # Changed by `look` alone.
         self._catalog: Catalog | None = None
         self._rows: dict[tuple[str, int, str], VersionRow] = {}
+        # Changed by whoever fetches first.
         self._store: ArtifactStore | None = None
-        # Changed by `scan` alone, one call at a time.
-        self._reading: Future[_View] | None = None
-        self._view: _View | None = None
-        self._snapshot: Snapshot | None = None
-        self._health = SourceHealth("catalog", place)
-
-    def open(self) -> None:
-        """Takes over the cache and what was served last. Raises OSError or PullFailed when it cannot be used."""
-        self._cache.open()
-        self._replica.open()
 
     def close(self) -> None:
-        """Ends a scan that waits. Idempotent."""
-        self._replica.close()
-        self._reader.close()
-        self._cache.close()
+        super().close()
         if self._catalog is not None:
             self._catalog.close()
 
-    def hold(self, loaded: Mapping[str, tuple[int, ...]]) -> None:
-        """These versions are in use: they stay in the cache."""
-        self._replica.hold(loaded)
-
     def proposals(self) -> tuple[Proposal, ...]:
         """Moves of aliases that wait for somebody to follow them."""
-        return self._view.proposals if self._view else ()
+        return self.view.proposals if isinstance(self.view, _CatalogView) else ()
 
-    def health(self) -> SourceHealth:
-        replica = self._replica
-        return replace(self._health, pending=replica.pending, failing=replica.failing, counts=dict(replica.counts))
-
-    def scan(self) -> Snapshot:
-        now = self._clock()
-        try:
-            view = self._read()
-        except SourceUnavailable as error:
-            self._health = self._health.unreached(error.reason)
-            if self._snapshot is not None:
-                raise
-            self._snapshot = self._replica.last()
-            if not self._snapshot.models:
-                self._snapshot = None
-                raise
-            reason = f"cannot be reached ({error.reason}); what was served last is served from the cache"
-            return replace(self._snapshot, problems=(Problem(self.place, reason),))
-        self._health = self._health.reached(now)
-        if view is not self._view or self._snapshot is None or not self._replica.is_settled(now):
-            self._view = view
-            self._snapshot = self._replica.follow(view.wanted, now, patience=self._patience)
-        return self._snapshot
-
-    # The database
-
-    def _read(self) -> _View:
-        """Raises SourceUnavailable, also when the answer takes too long; it is then waited for at the next look."""
-        if self._reading is None:
-            try:
-                self._reading = self._reader.submit(partial(self._look, self._view))
-            except RuntimeError:
-                raise SourceUnavailable(self.place, "closed") from None
-        try:
-            view = self._reading.result(self._answer_seconds)
-        except TimeoutError:
-            if not self._reading.done():
-                raise SourceUnavailable(self.place, f"no answer in {self._answer_seconds:g} s") from None
-            self._reading = None
-            raise SourceUnavailable(self.place, "timed out") from None
-        except SourceUnavailable as error:
-            self._reading = None
-            raise SourceUnavailable(self.place, redact(error.reason)) from error
-        except Exception as error:
-            self._reading = None
-            raise SourceUnavailable(self.place, sentence(error)) from error
-        self._reading = None
-        return view
-
-    def _look(self, last: _View | None) -> _View:
-        """Runs in the reader's thread."""
+    def look(self, last: View | None) -> View:
         if self._catalog is None:
             self._catalog = self._connect()
         token = self._catalog.change_token()
-        if last is not None and token == last.token:
-            return last
-        if last is not None and token < last.token:
-            reason = f"holds less than before: its newest change is {token}, and was {last.token}"
-            raise SourceUnavailable(self.place, reason)
+        if isinstance(last, _CatalogView):
+            if token == last.token:
+                return last
+            if token < last.token:
+                reason = f"holds less than before: its newest change is {token}, and was {last.token}"
+                raise SourceUnavailable(self.place, reason)
         overview = self._catalog.overview()
         proposals: list[Proposal] = []
         wanted = {name: self._wanted(overview, name, proposals) for name in overview.models}
         self._forget_rows(overview)
-        return _View(overview.token, MappingProxyType(wanted), tuple(proposals))
+        return _CatalogView(MappingProxyType(wanted), overview.token, tuple(proposals))
 
     def _row(self, brief: VersionBrief, *, is_fresh: bool = False) -> VersionRow:
         """One version with its manifest, which is what the catalog says it is. With `is_fresh`, its signatures and
@@ -218,7 +138,7 @@ class CatalogSource:
         return may_serve(self._row(brief, is_fresh=True), policy, self._is_signed_by)
 
     def served_versions(self, model: str) -> frozenset[int]:
-        return self._replica.served_versions(model)
+        return self.replica.served_versions(model)
 
     def row(self, brief: VersionBrief) -> VersionRow:
         return self._row(brief)
@@ -227,7 +147,7 @@ class CatalogSource:
         """Runs in a thread of the replica."""
         if self._store is None:
             self._store = self._connect_store()
-        self._cache.pull(pinned or files, self._store)
+        self.cache.pull(pinned or files, self._store)
         return files
 
 

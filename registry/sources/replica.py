@@ -38,7 +38,8 @@ class Candidate:
 
     `identity` is the source's own word for what it is, which must never change for this version. `bring` blocks until
     the version is in the cache and returns its files; it is given those that were pinned, if any were, and then brings
-    these or fails.
+    these or fails. A `version` below zero stands for the files that belong to no version; these may change, and then
+    have another number.
     """
 
     version: int
@@ -56,6 +57,8 @@ class Wanted:
     """See `ModelListing.is_chosen`."""
     reasons: tuple[str, ...] = ()
     """Why something else than this should be served, if it could; with any, what was served last stands."""
+    notes: tuple[str, ...] = ()
+    """What else is odd about the model, and keeps nothing from being served."""
     may_stay: frozenset[int] | None = None
     """Which versions, if they were served, may go on while what is wanted is not at hand. None: any."""
 
@@ -130,6 +133,11 @@ class Replica:
         listings = {model: self._listing(model, served) for model, served in self._served.items()}
         self._repin()
         return Snapshot(MappingProxyType({name: each for name, each in listings.items() if each}), (), True)
+
+    def pinned_identity(self, model: str, version: int) -> str | None:
+        """What a version was when it was first seen; None when it never was."""
+        pinned = self._pinned.get((model, version))
+        return pinned.identity if pinned else None
 
     def served_versions(self, model: str) -> frozenset[int]:
         """What was last listed of a model with everything at hand."""
@@ -222,7 +230,7 @@ class Replica:
 
     def _settle(self, model: str, want: Wanted, problems: list[Problem]) -> ModelListing:
         """What is wanted when all of it is at hand; what was served last otherwise; what there is, failing that."""
-        problems += [Problem(model, reason) for reason in want.reasons]
+        problems += [Problem(model, reason) for reason in (*want.reasons, *want.notes)]
         ready: dict[int, Pinned] = {}
         reasons = list(want.reasons)
         for each in want.candidates:
@@ -238,14 +246,15 @@ class Replica:
         served = Served(ready, want.config, want.is_chosen)
         if not reasons:
             listing = self._listing(model, served)
-            if listing is not None and listing.versions.keys() == ready.keys():
+            if listing is not None and listing.versions.keys() == _numbers(ready):
                 self._remember(model, served)
                 return listing
             reasons.append("its files are not all there")
         last = self._served.get(model)
         may_stay = last is None or want.may_stay is None or want.may_stay.issuperset(last.versions)
         if last is not None and may_stay:
-            if (listing := self._listing(model, last)) is not None and listing.versions.keys() == last.versions.keys():
+            listing = self._listing(model, last)
+            if listing is not None and listing.versions.keys() == _numbers(last.versions):
                 return listing
         # A listing with a problem leaves alone what is loaded; one without dismisses it.
         problem = "; ".join(reasons) if may_stay else ""
@@ -265,15 +274,21 @@ class Replica:
 
     def _listing(self, model: str, served: Served, problem: str = "") -> ModelListing | None:
         versions: dict[int, VersionListing] = {}
+        beside: VersionListing | None = None
         for version, pinned in sorted(served.versions.items()):
             if (folder := self._folder(pinned.files)) is not None:
                 digests = MappingProxyType({entry.path: entry.sha256 for entry in pinned.files})
-                versions[version] = VersionListing(version, folder, _stamps(folder, pinned.files), digests)
+                listed = VersionListing(version, folder, _stamps(folder, pinned.files), digests)
+                if version < 0:
+                    beside = listed
+                else:
+                    versions[version] = listed
         if not versions and not problem and served.versions:
             return None
         newest = versions[max(versions)] if versions else None
-        # A version may bring its labels and warm-up data with it.
-        path, companions = (newest.path, newest.files) if newest else (self._cache.root, ())
+        # Where there is nothing beside the versions, each may bring its labels and warm-up data with it.
+        companion = beside or newest
+        path, companions = (companion.path, companion.files) if companion else (self._cache.root, ())
         return ModelListing(
             model, path, MappingProxyType(versions), served.config, companions, problem, is_chosen=served.is_chosen
         )
@@ -303,6 +318,10 @@ class Replica:
             self._cache.pin(files)
         for files in before - after:
             self._cache.unpin(files)
+
+
+def _numbers(versions: Mapping[int, Pinned]) -> set[int]:
+    return {version for version in versions if version > 0}
 
 
 def _stamps(folder: Path, files: tuple[FileEntry, ...]) -> tuple[FileStamp, ...]:

@@ -83,6 +83,7 @@ private:
             return end.size;
         }
         MUST(!fault && strict.size == end.size);
+        if (strict.method == "PATCH") { volatile int* leak = new int[3]; (void)leak; }
         interpret(strict, whole);
         return end.size;
     }

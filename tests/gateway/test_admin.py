@@ -36,7 +36,7 @@ class Admin:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = f"http://127.0.0.1:{self.plane.port}{path}"
         async with self.client.request(method, url, headers=named) as response:
-            is_json = response.content_type == "application/json"
+            is_json = response.content_type.endswith("json")
             return response.status, await (response.json() if is_json else response.text()), response.headers
 
     def pass_time(self, seconds: float) -> None:
@@ -135,7 +135,7 @@ def test_metrics_are_negotiated() -> None:
 def test_drain_is_asked_for_by_post_only() -> None:
     async def check(admin: Admin) -> None:
         status, body, headers = await admin.ask("/api/v1/drain")
-        assert (status, body, admin.drains) == (405, {"error": "Method Not Allowed"}, 0)
+        assert (status, body["detail"], admin.drains) == (405, "Method Not Allowed", 0)
         assert headers["Allow"] == "POST"
         assert (await admin.ask("/api/v1/drain", "POST"))[:2] == (202, {"draining": True})
         assert admin.drains == 1
@@ -152,9 +152,11 @@ def test_a_page_of_another_origin_can_neither_read_nor_drain() -> None:
     with_admin(check)
 
 
-def test_unknown_paths_are_json_404() -> None:
+def test_unknown_paths_are_problems() -> None:
     async def check(admin: Admin) -> None:
-        assert (await admin.ask("/api/v1/nothing"))[:2] == (404, {"error": "Not Found"})
+        status, body, headers = await admin.ask("/api/v1/nothing")
+        assert headers["Content-Type"].startswith("application/problem+json")
+        assert (status, body["status"], body["type"]) == (404, 404, "urn:sluice:problem:not-found")
 
     with_admin(check)
 
@@ -165,7 +167,7 @@ def test_a_token_opens_the_api_and_its_absence_is_told(tmp_path: Path) -> None:
 
     async def check(admin: Admin) -> None:
         status, body, headers = await admin.ask("/api/v1/models")
-        assert (status, body) == (401, {"error": "a bearer token is needed"})
+        assert (status, body["detail"]) == (401, "a bearer token is needed")
         assert headers["WWW-Authenticate"].startswith("Bearer")
         assert (await admin.ask("/api/v1/models", Authorization=f"Bearer {TOKEN}"))[0] == 200
 

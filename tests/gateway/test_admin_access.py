@@ -39,6 +39,7 @@ def test_pages_of_other_origins_are_refused() -> None:
     assert status(Access(), Origin="http://127.0.0.1:9999") == 403
     assert status(Access(), Origin="https://evil.example") == 403
     assert status(Access(), Origin="null") == 403
+    assert status(Access(), Origin="http://[") == 403
 
 
 def test_requests_that_a_browser_calls_cross_site_are_refused() -> None:

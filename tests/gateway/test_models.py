@@ -563,13 +563,12 @@ def test_listeners_hear_of_every_change_until_they_leave(tmp_path: Path):
 
 
 def test_listeners_hear_that_an_empty_repository_is_ready(tmp_path: Path):
+    heard: list[bool] = []
+
     async def scenario(house: House) -> None:
-        heard: list[bool] = []
-        house.models.subscribe(lambda: heard.append(house.models.is_ready()))
-        await house.look(1)
         await house.until(lambda: heard and heard[-1])
 
-    running(scenario, tmp_path)
+    running(scenario, tmp_path, lambda house: house.models.subscribe(lambda: heard.append(house.models.is_ready())))
 
 
 def test_listeners_hear_that_a_model_is_forgotten(tmp_path: Path):
@@ -653,6 +652,7 @@ def test_a_request_that_the_end_interrupts_is_told_so(tmp_path: Path, verb: str)
         runner.cancel()
         with pytest.raises((NotServing, ModelLoadFailed)):
             await request
+        await asyncio.gather(runner, return_exceptions=True)
 
     asyncio.run(main())
 

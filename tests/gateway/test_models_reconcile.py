@@ -95,6 +95,21 @@ def test_the_latest_version_is_loaded_and_then_ready(house: House):
     assert house.decide() == []
 
 
+def test_at_first_a_model_is_ready_when_all_its_versions_have_come_out(house: House):
+    house.reconciler.observe(snapshot(m=listing("m", [1, 2, 3], "version_policy { all {} }")))
+    house.load(3)
+    assert house.ready() == (3,)
+    assert not house.reconciler.is_ready()
+    house.load(2)
+    assert not house.reconciler.is_ready()
+    house.decide()
+    house.reconciler.failed(house.loading(1), "broken", house.now)
+    assert house.reconciler.is_ready()
+    house.now += 1.0
+    assert house.decide() == ["Load m 1"]
+    assert house.reconciler.is_ready()
+
+
 def test_an_action_is_returned_once(house: House):
     house.reconciler.observe(snapshot(m=[1]))
     assert house.decide() == ["Load m 1"]

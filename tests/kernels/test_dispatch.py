@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import select
@@ -17,6 +18,7 @@ from gateway.pb import inference_pb2 as pb
 from kernels.batching import BatchQueue
 from kernels.deployment import Deployment
 from kernels.dispatch import Dispatcher
+from kernels.http1 import Http1Limits, Http1Protocol
 from kernels.lanes import Lane, LanePort
 from kernels.local import LocalCall
 from kernels.routes import ModelRoute, RouteTable
@@ -453,6 +455,15 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_answered_by_the_timer()
     assert bench.dispatcher.in_flight == 0
 
 
+def test_a_model_is_unavailable_while_it_has_versions_and_none_is_ready(bench):
+    routes = bench.dispatcher.route_table
+    bench.dispatcher.route_table = RouteTable({"coming": ModelRoute(None, {"1": None}), "gone": ModelRoute(None, {})})
+    coming, gone = bench.send(message([[1, 1]], model="coming")), bench.send(message([[1, 1]], model="gone"))
+    bench.dispatcher.route_table = routes
+    assert (coming.code, coming.text) == (UNAVAILABLE, "Request for unknown model: 'coming' is not at ready state")
+    assert (gone.code, gone.text) == (NOT_FOUND, "Request for unknown model: 'gone' has no available versions")
+
+
 def test_while_the_gateway_refuses_everything_is_unavailable(bench):
     bench.dispatcher.refusal = "the server is stopping"
     answer = bench.send(message([[1, 1]]))
@@ -685,3 +696,28 @@ def test_a_batch_has_run_only_since_the_one_before_it_came_back(bench):
     before = time.monotonic()
     assert bench.work()
     assert bench.lanes[0].oldest_started >= before
+
+
+def test_a_raw_body_of_another_size_than_its_one_input_is_the_callers_mistake():
+    async def post(body):
+        loop = asyncio.get_running_loop()
+        bench.dispatcher = Dispatcher(call_soon=loop.call_soon)
+        bench.dispatcher.add(bench.deployment)
+        bench.route({}, bench.deployment)
+        connection = Http1Protocol(bench.dispatcher, lambda request: None, Http1Limits(), lambda connection: None)
+        server = await loop.create_server(lambda: connection, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(
+                b"POST /v2/models/m/infer HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+                b"Inference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            answer = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        return answer
+
+    bench = Bench([tensor("x", shape=(2,))], max_batch_size=0, lanes=0)
+    answer = asyncio.run(post(b"12345"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"raw request body of 5 bytes, but input 'x' has 8" in answer

@@ -1,0 +1,34 @@
+"""The registry's API and the tokens, as a gateway's settings ask for them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from gateway.admin.registry_api import Parts, RegistryApi
+from gateway.admin.tokens import FILENAME, Keyring
+from gateway.registry_places import catalog_url, open_artifacts
+from gateway.settings import Settings
+from registry.catalog import Catalog
+
+UPLOADS_FOLDER = "uploads"
+
+
+class Origin(Protocol):
+    """What to show of where a gateway's versions come from."""
+
+    def health(self) -> list[Any]: ...
+    def usage(self) -> Any: ...
+
+
+def registry_api(settings: Settings, data_dir: Path, origin: Origin) -> RegistryApi:
+    """The catalog of the settings; nothing is opened before somebody asks."""
+    parts = Parts(lambda: Catalog(catalog_url(settings)), lambda: open_artifacts(settings))
+    folder, max_bytes = data_dir / UPLOADS_FOLDER, settings.registry.max_version_bytes
+    return RegistryApi(parts, folder, max_bytes, origin.health, origin.usage)
+
+
+def keyring(data_dir: Path) -> Keyring:
+    """The tokens of the data folder, as they are at any time."""
+    return Keyring(data_dir / FILENAME, time.time)

@@ -1,0 +1,132 @@
+"""Publishing through an admin API: hash here, send what the gateway has not yet, then ask it to publish.
+
+What is sent is checked here first, by the same rules, so that a refusal does not cost an upload; the gateway checks it
+again, because it believes nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from gateway.admin.problems import ProblemError
+from gateway.cli.registry import Doc, Publication, Report
+from gateway.cli.remote import ROOT, AdminClient, model_path
+from registry.artifacts import hash_file
+from registry.manifest import FileEntry, Manifest
+from registry.model_folder import ModelFolder, read_model_folder
+from registry.names import check_alias, check_name
+from registry.signing import sign
+
+TELL_BYTES = 1 << 18
+PATIENCE_SECONDS = 3600.0
+"""For the gateway to store a file and to publish: it may have to send it on to a bucket, and reads it all again."""
+
+
+def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
+    """What `registry.publish.push` does, at the other end of a connection.
+
+    Raises:
+        ArtifactRefused: one of its kinds: the files cannot be published.
+        ProblemError: the gateway refused.
+        CommandFailed: the gateway does not answer. Pushing again goes on where this stopped.
+    """
+    check_name(publication.model)
+    if publication.alias is not None:
+        check_alias(publication.alias)
+    folder = read_model_folder(publication.path)
+    manifest = _manifest(folder, publication, report)
+    signatures = [sign(manifest, publication.sign_key)] if publication.sign_key else []
+    sent = _upload(client, manifest, folder, report)
+    document = {
+        "files": [asdict(file) for file in manifest.files],
+        "config_text": manifest.config_text,
+        "alias": publication.alias,
+        "tags": dict(manifest.tags),
+        "card": dict(manifest.card),
+        "metrics": dict(manifest.metrics),
+        "lineage": asdict(manifest.lineage),
+        "signatures": signatures,
+        "reason": publication.reason,
+    }
+    path = f"{ROOT}{model_path(publication.model)}/versions"
+    answer, _ = client.call("POST", path, document, timeout=PATIENCE_SECONDS)
+    return {**answer, "bytes_stored": sent}
+
+
+def _manifest(folder: ModelFolder, publication: Publication, report: Report) -> Manifest:
+    total, done, entries = folder.size, 0, []
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        report("hash", done, total)
+
+    for path, place in sorted(folder.files.items()):
+        sha256, size = hash_file(place, advance)
+        entries.append(FileEntry(path, sha256, size))
+    return Manifest(
+        model=publication.model,
+        files=tuple(entries),
+        inputs=folder.model.inputs,
+        outputs=folder.model.outputs,
+        operators=folder.model.operators,
+        opset=folder.model.opset,
+        config_text=folder.config_text,
+        tags=publication.tags,
+        card=publication.card,
+        metrics=publication.metrics,
+        lineage=publication.lineage,
+    )
+
+
+def _upload(client: AdminClient, manifest: Manifest, folder: ModelFolder, report: Report) -> int:
+    """Sends what the gateway does not have; how many bytes that were."""
+    done = sent = 0
+    for sha256, file in {file.sha256: file for file in manifest.files}.items():
+        path = f"{ROOT}/objects/{sha256}"
+        if not _has(client, path):
+            _send(client, path, folder.files[file.path], file.size, partial(_advance, report, done, manifest.size))
+            sent += file.size
+        done += file.size
+        report("send", done, manifest.size)
+    return sent
+
+
+def _advance(report: Report, before: int, total: int, done: int) -> None:
+    report("send", before + done, total)
+
+
+def _has(client: AdminClient, path: str) -> bool:
+    try:
+        client.call("HEAD", path)
+    except ProblemError as error:
+        if error.problem.status == 404:
+            return False
+        raise
+    return True
+
+
+def _send(client: AdminClient, path: str, place: Path, size: int, report: Callable[[int], None]) -> None:
+    with place.open("rb") as file:
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        client.call("PUT", path, headers=headers, body=Told(file, report), timeout=PATIENCE_SECONDS)
+
+
+class Told:
+    """A file that says how much of it was read."""
+
+    def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
+        self._file, self._report = file, report
+        self._done = self._told = 0
+
+    def read(self, size: int = -1) -> Any:
+        chunk = self._file.read(size)
+        self._done += len(chunk)
+        if self._done - self._told >= TELL_BYTES or not chunk:
+            self._told = self._done
+            self._report(self._done)
+        return chunk
