@@ -4,6 +4,7 @@ open-loop  20,000 requests a second on a Poisson schedule: latency from the mome
 compute    a ResNet-50 through the gateway beside a bare session.run loop on the same core
 copies     bytes copied in the gateway's memory for each 602,112-byte image, over binary HTTP and gRPC
 overload   three times what the gateway can do, each request with a deadline: goodput, statuses, memory
+swap       new versions that take over under load: failures, and p99 beside that of steady load
 memory     resident size at idle, under load and with 10,000 idle connections, and what those do to p99
 """
 
@@ -270,12 +271,52 @@ def memory(work: Path, rounds: int) -> list[str]:
     return lines
 
 
+def swap(work: Path, rounds: int) -> list[str]:
+    import models
+
+    generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
+    lines = ["| 2,000 requests/s | answered | p50 ms | p99 ms | max ms |", "|---|--:|--:|--:|--:|"]
+    ratios = []
+    with gateway(work, "tabular", models.tabular(), "--set", "models.poll_seconds=0.2") as side:
+        repository = work / "repository-tabular" / "tabular"
+
+        def run(name: str) -> dict[str, Any]:
+            figures = load(generator, work, side.http, side.http_path, tools.json_body(), 2000, 10, 64)
+            latency = {key: seconds * 1e3 for key, seconds in figures["latency"].items()}
+            answered = figures["statuses"].get("200", 0) / figures["sent"]
+            lines.append(
+                f"| {name} | {answered:.3%} | {latency['p50']:.3f} | {latency['p99']:.3f} | {latency['max']:.3f} |"
+            )
+            return latency
+
+        def publish(first: int) -> None:
+            for version in range(first, first + 4):
+                time.sleep(2)
+                staged = work / "next" / str(version)
+                staged.mkdir(parents=True)
+                onnx.save(models.tabular(version), staged / "model.onnx")
+                staged.rename(repository / str(version))
+
+        run("warm-up")
+        lines.pop()
+        for number in range(rounds):
+            steady = run("steady")
+            publisher = threading.Thread(target=publish, args=(10 * number + 2,))
+            publisher.start()
+            swapped = run("with four new versions taking over in turn")
+            publisher.join()
+            ratios.append(swapped["p99"] / steady["p99"])
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    return [*lines, "", f"p99 with take-overs / p99 steady: {statistics.median(ratios):.2f} ({spread})."]
+
+
 BENCHES: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
     "open-loop": ("Open loop", open_loop),
     "compute": ("Compute bound", compute),
     "copies": ("Copies", copies),
     "overload": ("Overload", overload),
     "memory": ("Memory", memory),
+    "swap": ("Version swap", swap),
 }
 
 
