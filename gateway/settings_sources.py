@@ -27,6 +27,7 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 """Names the YAML file; not a setting itself."""
 ADMIN_URL_VARIABLE, TOKEN_VARIABLE = PREFIX + "ADMIN_URL", PREFIX + "TOKEN"
 """Which gateway a subcommand asks, and as whom; no settings of a gateway."""
+_NO_SETTINGS = (CONFIG_VARIABLE, ADMIN_URL_VARIABLE, TOKEN_VARIABLE)
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
@@ -150,7 +151,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     return {
         name.removeprefix(PREFIX).lower().replace("__", "."): Given(value, f"the environment variable {name}")
         for name, value in environ.items()
-        if name.startswith(PREFIX) and name not in (CONFIG_VARIABLE, ADMIN_URL_VARIABLE, TOKEN_VARIABLE) and not _is_service_link(name, value)
+        if name.startswith(PREFIX) and name not in _NO_SETTINGS and not _is_service_link(name, value)
     }
 
 

@@ -8,6 +8,7 @@ loops see `open_loop.py`.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def report(results: dict[str, dict[str, list[tools.Figures]]], notes: list[str])
 
 def machine() -> str:
     model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line), "?")
-    cores = len(__import__("os").sched_getaffinity(0))
+    cores = os.cpu_count()
     return f"{model}, {cores} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 

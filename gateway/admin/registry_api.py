@@ -24,7 +24,7 @@ from gateway.admin.problems import Problem, ProblemError, from_error
 from gateway.admin.publishing import publication_from, publish
 from gateway.admin.registry_operations import JSON_LINES, MAX_PAGE, OPERATIONS
 from gateway.admin.registry_service import Decision, Doc, RegistryService
-from gateway.admin.uploads import Uploads
+from gateway.admin.uploads import SILENCE_SECONDS, Uploads
 from registry.artifacts import ArtifactStore
 from registry.audit import Head
 from registry.catalog import Catalog
@@ -82,11 +82,13 @@ class RegistryApi:
         max_bytes: int,
         sources: Callable[[], list[Any]] = list,
         cache: Callable[[], Any] = lambda: None,
+        *,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
         self._parts, self._folder, self._max_bytes = parts, folder, max_bytes
         self._sources, self._cache = sources, cache
         self._threads = ThreadPoolExecutor(THREADS, "registry-api")
-        self._uploads = Uploads(folder, max_bytes)
+        self._uploads = Uploads(folder, max_bytes, silence=silence)
 
     def start(self) -> None:
         """Clears what an earlier process left."""

@@ -162,7 +162,7 @@ class Keyring:
     def _current(self) -> dict[str, ApiToken] | None:
         try:
             status = os.stat(self._file)
-            stamp: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp: tuple[int, ...] = (status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino)
         except FileNotFoundError:
             stamp = ()
         except OSError:
