@@ -448,6 +448,11 @@ def _read_config(listing: ModelListing) -> WrittenConfig:
     return parse(listing.config, listing.name) if listing.config is not None else WrittenConfig(ModelConfig())
 
 
+def wanted_versions(model: str, config: bytes | None) -> VersionPolicy:
+    """The version policy in a config.pbtxt; the default where there is none. Raises ConfigError."""
+    return _policy_of(parse(config, model).config if config is not None else ModelConfig(), model)
+
+
 def _policy_of(config: ModelConfig, model: str) -> VersionPolicy:
     choice = config.version_policy
     try:

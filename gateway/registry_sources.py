@@ -7,23 +7,26 @@ and nowhere else: workers are started without them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.errors import SettingsError, StartFailed
+from gateway.errors import ConfigError, SettingsError, StartFailed
 from gateway.models import Models
+from gateway.reconcile import wanted_versions
 from gateway.registry_places import catalog_url, open_artifacts
 from gateway.settings import ModelsSettings, RegistrySettings, Settings
 from registry.cache import CacheLimits, CacheUsage, ContentCache
-from registry.errors import RegistryError
+from registry.errors import InvalidPolicy, RegistryError, SourceUnavailable
 from registry.ledger import Ledger
 from registry.manifest import Manifest
+from registry.policy import Latest
 from registry.redaction import without_user
 from registry.sources import Snapshot, Source
 from registry.sources.directory import DirectorySource
 from registry.sources.health import SourceHealth
+from registry.sources.mlflow_client import MlflowAccess
 
 LOOK_PATIENCE = 0.3
 """Seconds that one look waits for versions on their way here, where there will be another look."""
@@ -44,9 +47,10 @@ class Origin:
 
     Args:
         data_dir: where the cache is, and the catalog when it is this gateway's own.
+        mlflow: what the environment says about MLflow.
     """
 
-    def __init__(self, settings: Settings, data_dir: Path) -> None:
+    def __init__(self, settings: Settings, data_dir: Path, mlflow: MlflowAccess) -> None:
         """SettingsError for what cannot be a source."""
         self.cache: ContentCache | None = None
         self.remote: RemoteSource | None = None
@@ -56,9 +60,11 @@ class Origin:
             return
         self.cache = ContentCache(data_dir / "cache", _limits(settings.registry))
         is_polled = settings.models.control_mode == "poll"
-        self.remote = _remote(settings, data_dir, self.cache, LOOK_PATIENCE if is_polled else None)
+        self.remote = _remote(settings, mlflow, self.cache, LOOK_PATIENCE if is_polled else None)
         self.source = self.remote
-        self.models_settings = replace(settings.models, poll_seconds=settings.registry.poll_seconds)
+        is_catalog = settings.registry.source == "catalog"
+        seconds = settings.registry.poll_seconds if is_catalog else settings.registry.remote_poll_seconds
+        self.models_settings = replace(settings.models, poll_seconds=seconds)
 
     async def open(self) -> None:
         """Raises StartFailed when the cache cannot be used."""
@@ -113,12 +119,14 @@ def _limits(settings: RegistrySettings) -> CacheLimits:
     )
 
 
-def _remote(settings: Settings, data_dir: Path, cache: ContentCache, patience: float | None) -> RemoteSource:
+def _remote(settings: Settings, mlflow: MlflowAccess, cache: ContentCache, patience: float | None) -> RemoteSource:
     match settings.registry.source:
         case "catalog":
             return _catalog(settings, cache, patience)
-        case other:
-            raise SettingsError("registry.source", f"{other} is not available")
+        case "mlflow":
+            return _mlflow(settings.registry, mlflow, cache, patience)
+        case "objects":
+            return _objects(settings.registry, cache, patience)
 
 
 def _catalog(settings: Settings, cache: ContentCache, patience: float | None) -> RemoteSource:
@@ -132,10 +140,72 @@ def _catalog(settings: Settings, cache: ContentCache, patience: float | None) ->
         lambda: Catalog(url),
         lambda: open_artifacts(settings),
         cache,
-        Ledger(cache.root / "ledger.sqlite", f"catalog {place}"),
+        _ledger(cache, f"catalog {place}"),
         _is_signed_by,
         patience=patience,
     )
+
+
+def _mlflow(
+    settings: RegistrySettings, access: MlflowAccess, cache: ContentCache, patience: float | None
+) -> RemoteSource:
+    from registry.sources.mlflow import MlflowSource, Reference
+
+    url = settings.mlflow_url or access.url
+    if not url:
+        raise SettingsError("registry.mlflow_url", "is needed by registry.source mlflow")
+    if not settings.mlflow_models:
+        raise SettingsError("registry.mlflow_models", "names no model")
+    try:
+        references = tuple(Reference.parse(text) for text in settings.mlflow_models)
+        if len({each.name for each in references}) != len(references):
+            raise SettingsError("registry.mlflow_models", "names a model twice")
+        place = without_user(url)
+        return MlflowSource(url, references, access, cache, _ledger(cache, f"mlflow {place}"), patience=patience)
+    except InvalidPolicy as error:
+        reason = f"takes name@alias, name/3, name/latest or name, not {error.value!r}"
+        raise SettingsError("registry.mlflow_models", reason) from None
+    except SourceUnavailable as error:
+        raise SettingsError("registry.mlflow_url", error.reason) from None
+
+
+def _objects(settings: RegistrySettings, cache: ContentCache, patience: float | None) -> RemoteSource:
+    from registry.object_artifacts import open_bucket
+    from registry.sources.object_store import SETTLE_SECONDS, ObjectStoreSource
+
+    url = settings.objects_url
+    if not url:
+        raise SettingsError("registry.objects_url", "is needed by registry.source objects")
+    options = dict(_option(text) for text in settings.objects_options)
+    place = without_user(url)
+    return ObjectStoreSource(
+        url,
+        lambda: open_bucket(place, url, dict(options)),
+        cache,
+        _ledger(cache, f"objects {place}"),
+        chosen_by_config,
+        settle_seconds=0.0 if patience is None else SETTLE_SECONDS,
+        patience=patience,
+    )
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SettingsError("registry.objects_options", "takes name=value")
+    return name.strip(), value.strip()
+
+
+def chosen_by_config(model: str, config: bytes | None, versions: Collection[int]) -> frozenset[int]:
+    """Which versions the version policy in a config.pbtxt wants; the latest where it cannot be read."""
+    try:
+        return wanted_versions(model, config).choose(versions)
+    except ConfigError:
+        return Latest().choose(versions)
+
+
+def _ledger(cache: ContentCache, source: str) -> Ledger:
+    return Ledger(cache.root / "ledger.sqlite", source)
 
 
 def _is_signed_by(manifest: Manifest, signature: str, key: str) -> bool:

@@ -40,23 +40,24 @@ from gateway.workers.zygote_process import ZygoteLost
 from kernels.http1 import Http1Limits, Http1Protocol
 from kernels.http2 import Http2Limits, Http2Protocol, Http2Shared
 from kernels.receive import ReceiveBuffer
+from registry.sources.mlflow_client import MlflowAccess
 from registry.staging import Staging
 
 _log = logging.getLogger("sluice.server")
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, mlflow: MlflowAccess = MlflowAccess()) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status. SettingsError, StartFailed, OSError or StagingFailed
     (the data folder), some of them alone in an exception group, when it cannot start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings).serve())
+        return runner.run(Server(settings, mlflow).serve())
 
 
 class Server:
     """Everything that runs in one process, and the signals that end it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, mlflow: MlflowAccess = MlflowAccess()) -> None:
+        self._settings, self._mlflow = settings, mlflow
         # Set by the first SIGTERM or SIGINT, and by the admin plane.
         self._stopping = asyncio.Event()
         # Set by the second signal: nothing is waited for any more. Asking the admin plane to drain is none, so that a
@@ -74,7 +75,7 @@ class Server:
         loop.set_default_executor(ThreadPoolExecutor(initializer=pin_thread, initargs=(usable_cpus(),)))
         supervisor = Supervisor(settings.workers)
         plane = DataPlane(settings)
-        origin = Origin(settings, data_dir)
+        origin = Origin(settings, data_dir, self._mlflow)
         models = Models(
             origin.source,
             WorkerLauncher(supervisor, settings.workers),

@@ -11,6 +11,8 @@ class ServiceTime:
     alpha: float
     tau: float
     observations: int
+    deviation: float
+    """The mean of |observed / predicted - 1|, once there are a few observations."""
 
     def __init__(self) -> None: ...
     def add(self, rows: int, seconds: float) -> None:
@@ -18,3 +20,6 @@ class ServiceTime:
 
     def estimate(self, rows: int) -> float:
         """The prediction for a batch of `rows` rows; 0 before the first observation."""
+
+    def estimate_cautiously(self, rows: int) -> float:
+        """The prediction and a margin for how much batches deviate from it: what the queue refuses and drops by."""

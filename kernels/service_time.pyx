@@ -62,3 +62,6 @@ cdef class ServiceTime:
 
     def estimate(self, int64_t rows):
         return self.predict(rows)
+
+    def estimate_cautiously(self, int64_t rows):
+        return self.predict_cautiously(rows)

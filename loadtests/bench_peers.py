@@ -118,6 +118,14 @@ def report(results: dict[str, dict[str, list[tools.Figures]]], notes: list[str])
     return "\n".join(lines) + "\n"
 
 
+def put_into_readme(text: str) -> None:
+    """Between the two markers."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- bench -->")
+    after = rest.partition("<!-- /bench -->")[2]
+    readme.write_text(f"{before}<!-- bench -->\n{text}<!-- /bench -->{after}")
+
+
 def machine() -> str:
     model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line), "?")
     cores = os.cpu_count()
@@ -137,6 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--out", type=Path, default=ROOT / "loadtests" / "results" / "peers.md")
+    parser.add_argument("--readme", action="store_true", help="put the table into the README as well")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
     import models
@@ -167,6 +176,8 @@ def main() -> None:
         notes.append(f"Died under load and were started again, the measurement repeated: {', '.join(restarts)}.")
     text = report(results, notes)
     options.out.write_text("# Sluice beside its peers\n\n" + text)
+    if options.readme:
+        put_into_readme(text)
     print("\n" + text)
 
 

@@ -171,9 +171,8 @@ def compute(work: Path, rounds: int) -> list[str]:
 
 
 def copies(work: Path, rounds: int) -> list[str]:
-    from tritonclient import grpc, http
-
     import models
+    from tritonclient import grpc, http
 
     shim = build("count_copies.c", work / "count_copies.so", "-shared", "-fPIC", "-ldl", "-fno-builtin")
     counts = work / "copies"

@@ -70,7 +70,10 @@ def check_chain(entries: Iterable[AuditEntry], head: Head, anchors: Iterable[Hea
         head: as it is kept beside the log. A log that ends before or after it was cut or added to.
         anchors: heads noted earlier, elsewhere.
     """
-    expected = {anchor.seq: anchor.hash for anchor in (*anchors, head) if anchor.seq}
+    expected: dict[int, str] = {}
+    for anchor in (*anchors, head):
+        if anchor.seq and expected.setdefault(anchor.seq, anchor.hash) != anchor.hash:
+            return BadEntry(anchor.seq, "not the entry that was noted under this number")
     previous, last = GENESIS, 0
     for entry in entries:
         if entry.seq != last + 1:

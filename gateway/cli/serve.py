@@ -20,6 +20,7 @@ from gateway.settings import Settings
 from gateway.settings_sources import CONFIG_VARIABLE, load
 from registry.errors import StagingFailed
 from registry.redaction import without_user
+from registry.sources.mlflow_client import MlflowAccess
 
 
 def serve(
@@ -69,7 +70,7 @@ def run(settings: Settings) -> int:
     logs.configure(settings.logs.format, settings.logs.level)
     show_banner(settings)
     try:
-        return server.run(settings)
+        return server.run(settings, MlflowAccess.from_environment(os.environ))
     except Exception as error:
         failure = foreseen(error)
         if failure is None:

@@ -22,9 +22,9 @@ from registry.errors import InvalidPolicy, LimitExceeded, PullFailed, SourceUnav
 from registry.first_sight import RemoteFile, bring
 from registry.ledger import Ledger
 from registry.manifest import FileEntry
-from registry.names import is_name
 from registry.policies import DEFAULT_ALIAS
 from registry.redaction import redact
+from registry.sources.directory import is_model_name
 from registry.sources.mlflow_client import MlflowAccess, MlflowClient, MlflowError, ModelVersion
 from registry.sources.remote import RemoteSource, View
 from registry.sources.replica import Candidate, Wanted
@@ -57,7 +57,13 @@ class Reference:
         name, at, alias = text.partition("@")
         name, slash, version = name.partition("/")
         is_version = version == "latest" or (version.isascii() and version.isdigit() and 0 < int(version) < 10**18)
-        if not is_name(name) or (at and not _ALIAS.fullmatch(alias)) or (slash and not is_version) or (at and slash):
+        if (
+            not is_model_name(name)
+            or set(name) & set("'\"\\")
+            or (at and not _ALIAS.fullmatch(alias))
+            or (slash and not is_version)
+            or (at and slash)
+        ):
             raise InvalidPolicy("mlflow_models", text)
         if at or not slash:
             return cls(name, alias=alias or DEFAULT_ALIAS)

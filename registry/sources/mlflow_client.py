@@ -1,5 +1,5 @@
-"""The few calls of MLflow's REST API that serving needs, with nothing but the standard library. One host is contacted and
-no other: redirects and proxies are not followed. What the server says is taken for a stranger's word.
+"""The few calls of MLflow's REST API that serving needs, with nothing but the standard library. One host is contacted
+and no other: redirects and proxies are not followed. What the server says is taken for a stranger's word.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class MlflowClient:
         url: with the static prefix, if the server has one. A user and password in it are used and not shown.
 
     Raises:
-        SourceUnavailable: a URL that is none, or a certificate that cannot be read. Every call raises it when the server
-            cannot be reached or is of no use now.
+        SourceUnavailable: a URL that is none, or a certificate that cannot be read. Every call raises it when the
+            server cannot be reached or is of no use now.
     """
 
     def __init__(self, url: str, access: MlflowAccess = MlflowAccess()) -> None:
@@ -173,8 +173,8 @@ class MlflowClient:
 
     # HTTP
 
-    def _get(self, path: str, **query: str) -> dict[str, Any]:
-        with self._open(f"{path}?{urlencode(query)}") as response:
+    def _get(self, route: str, **query: str) -> dict[str, Any]:
+        with self._open(f"{route}?{urlencode(query)}") as response:
             body = self._read(response, MAX_ANSWER_BYTES + 1)
         try:
             answer = json.loads(body) if len(body) <= MAX_ANSWER_BYTES else None
@@ -211,9 +211,10 @@ class MlflowClient:
             code, message = str(body.get("error_code", "")), redact(str(body.get("message", "")))
         except (ValueError, AttributeError, OSError, RecursionError):
             code, message = "", ""
-        if error.status in (401, 407, 408, 429) or error.status >= 500 or 300 <= error.status < 400:
-            return SourceUnavailable(self.place, f"answers {error.status} {code} {message}".strip())
-        return MlflowError(error.status, code, message or f"answers {error.status}")
+        status = error.code
+        if status in (401, 407, 408, 429) or status >= 500 or 300 <= status < 400:
+            return SourceUnavailable(self.place, f"answers {status} {code} {message}".strip())
+        return MlflowError(status, code, message or f"answers {status}")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -1,9 +1,8 @@
-"""A model repository in a bucket as a source: `<prefix>/<model>/<version>/…`, with `config.pbtxt` beside the versions, in
-S3, Google Cloud Storage or Azure.
+"""A model repository in a bucket as a source: `<prefix>/<model>/<version>/…`, with `config.pbtxt` beside the versions,
+in S3, Google Cloud Storage or Azure.
 
 One listing at each look tells what is there. A version is taken when its listing has held still, since an upload of
-several files is not atomic; from then on it is pinned, by the tags of the store and by the digests of what came. Layouts
-of other tools that end in the same folders work as well: a DVC remote or a Pachyderm repository behind its S3 gateway.
+several files is not atomic; from then on it is pinned, by the tags of the store and by the digests of what came.
 """
 
 from __future__ import annotations
@@ -96,6 +95,8 @@ class ObjectStoreSource(RemoteSource):
             self._store = self._connect()
         problems: dict[str, list[str]] = defaultdict(list)
         folders = self._folders(self._list(), problems)
+        if not folders and last is not None and last.wanted:
+            raise SourceUnavailable(self.place, "holds no model any more, where it held some")
         wanted = {name: self._wanted(name, folder, tuple(problems[name])) for name, folder in folders.items()}
         view = View(MappingProxyType(wanted))
         return last if last == view else view

@@ -44,7 +44,7 @@ class Reference:
         return max(self.real.max_batch_size, 1)
 
     def expected(self, rows: int) -> float:
-        return self.real.service_time.estimate(rows) if self.real.service_time.observations >= 5 else 0.0
+        return self.real.service_time.estimate_cautiously(rows) if self.real.service_time.observations >= 5 else 0.0
 
     def offer(self, request: Request, now: float, backlog: float, slots: int) -> int:
         self.slots = slots

@@ -109,7 +109,7 @@ def queue_of(fit: tuple[int, int], max_batch_size: int = 8) -> ManualQueue:
 
 
 def is_in_time(members: list[Request], now: float, queue: ManualQueue) -> bool:
-    finish = now + queue.queue.service_time.estimate(rows_of(members)) if members else now
+    finish = now + queue.queue.service_time.estimate_cautiously(rows_of(members)) if members else now
     return all(not request.deadline or finish <= request.deadline for request in members)
 
 
@@ -128,7 +128,7 @@ def test_a_batch_is_the_longest_prefix_in_time_and_every_drop_is_justified(
     trace: list[tuple[int, int]], fit: tuple[int, int], waited: int
 ) -> None:
     queue = queue_of(fit)
-    estimate = queue.queue.service_time.estimate
+    estimate = queue.queue.service_time.estimate_cautiously
     waiting = []
     for rows, patience in trace:
         request = Request(rows, deadline=1000.0 + patience if patience else 0.0)

@@ -1,4 +1,4 @@
-"""The dispatcher over a real lane whose worker is the test's own hand: requests go in as bytes and come out as bytes."""
+"""The dispatcher over a real lane whose worker is the test's own hand: requests go in as bytes and come out so."""
 
 from __future__ import annotations
 
@@ -353,7 +353,10 @@ def test_a_model_without_batch_dimension_runs_one_request_at_a_time():
         (message([[1, 1, 1]]), INVALID, "unexpected shape for input 'x' for model 'm'. Expected [-1,2], got [1,3]"),
         (message([[1, 1]] * 9), INVALID, "inference request batch-size must be <= 8 for 'm'"),
         (message([[1, 1]], name="q"), INVALID, "unexpected inference input 'q' for model 'm'"),
-        (message([[1, 1]], datatype="INT32"), INVALID, "inference input 'x' data-type is 'INT32', but model 'm' expects 'FP32'"),
+        (
+            message([[1, 1]], datatype="INT32"), INVALID,
+            "inference input 'x' data-type is 'INT32', but model 'm' expects 'FP32'",
+        ),
         (message([[1, 1]], outputs=[("q", 0)]), INVALID, "unexpected inference output 'q' for model 'm'"),
         (message(np.zeros((0, 2))), INVALID, "inference request batch-size must be >= 1 for 'm', got 0"),
         (

@@ -1,4 +1,4 @@
-"""Both ends of a lane: what the gateway puts in comes out at the worker's end, and back, and never more than there is."""
+"""Both ends of a lane: what the gateway puts in comes out at the worker's end, and back, and never more than fits."""
 
 from __future__ import annotations
 
