@@ -115,6 +115,7 @@ class ContentCache:
             if key not in self._versions:
                 return None
             if not self._disk.is_intact(key, files):
+                self._disk.make_folders()
                 self._drop(key)
                 return None
             self._turn += 1
@@ -146,6 +147,7 @@ class ContentCache:
             with self._lock:
                 self._expected.pop(str(instead_of), None)
             try:
+                self._disk.make_folders()
                 with self._claimed(files):
                     self._fetch_all(files, store)
                     return self._assemble(key, files)
@@ -247,7 +249,11 @@ class ContentCache:
     def _fetch(self, entry: FileEntry, store: Fetching) -> None:
         with self._alone(entry.sha256):
             if entry.sha256 in self._objects:
-                return
+                if self._disk.has_object(entry.sha256, entry.size):
+                    return
+                with self._lock:
+                    del self._objects[entry.sha256]
+                    self._expected[entry.sha256] = entry.size
             share = self.limits.bytes_per_second / self.limits.parallelism
             to = self._disk.partial_path(entry.sha256)
             try:

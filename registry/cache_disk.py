@@ -52,8 +52,7 @@ class CacheDisk:
     def open(self) -> tuple[dict[str, int], dict[str, Held]]:
         """Clears away what a crash left; returns the sizes of objects, and the versions. Reads no object: they were
         verified before they got their names, and whoever copies one for use compares its digest again."""
-        for folder in (self._objects, self._versions, self._partial, self._temp):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.make_folders()
         for path in self._temp.iterdir():
             _remove(path)
         objects = {
@@ -69,6 +68,18 @@ class CacheDisk:
             else:
                 versions[path.name] = held
         return objects, versions
+
+    def make_folders(self) -> None:
+        for folder in (self._objects, self._versions, self._partial, self._temp):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def has_object(self, sha256: str, size: int) -> bool:
+        """Whether an object is still there, as large as it was: somebody may have cleared the folder."""
+        try:
+            status = os.lstat(self._object_path(sha256))
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def version_path(self, key: str) -> Path:
         return self._versions / key / _FILES
@@ -159,8 +170,9 @@ class CacheDisk:
 
     def remove_version(self, key: str) -> None:
         """Out of sight first, so that no crash leaves half of it."""
-        grave = Path(tempfile.mkdtemp(dir=self._temp))
-        os.rename(self._versions / key, grave / "version")
+        grave = self.make_scratch()
+        with suppress(FileNotFoundError):
+            os.rename(self._versions / key, grave / "version")
         _remove(grave)
 
     def remove_object(self, sha256: str) -> None:

@@ -136,17 +136,20 @@ def gateways(folder: Path) -> Iterator[StartGateway]:
         configs: Mapping[str, str] | None = None,
         *,
         repository: Path | None = None,
+        data_dir: Path | None = None,
         settings: Mapping[str, Any] | None = None,
         wait: bool = True,
         environment: Mapping[str, str] | None = None,
     ) -> Gateway:
         home = folder / f"gateway-{len(started)}"
         home.mkdir(parents=True)
-        root = repository or models.repository(home / "models", models_ or {}, configs)
+        # With a data folder of its own, a gateway serves from the registry that its settings name.
+        root = data_dir or repository or models.repository(home / "models", models_ or {}, configs)
         root.mkdir(parents=True, exist_ok=True)
         http_port, grpc_port, admin_port = free_ports(3)
-        command = [sys.executable, "-m", "gateway", "serve", "--model-repository", str(root)]
-        command += ["--data-dir", str(home / "data"), "--http-port", str(http_port)]
+        command = [sys.executable, "-m", "gateway", "serve"]
+        command += [] if data_dir else ["--model-repository", str(root)]
+        command += ["--data-dir", str(data_dir or home / "data"), "--http-port", str(http_port)]
         command += ["--grpc-port", str(grpc_port), "--admin-port", str(admin_port)]
         for key, value in (settings or {}).items():
             command += ["--set", f"{key}={value}"]

@@ -94,8 +94,7 @@ class Body:
             raise _invalid(f"{self._path}{name[:64]}: there is no such member")
 
     def _take(self, name: str, default: Any) -> Any:
-        value = self._members.pop(name, default)
-        return default if value is None else value
+        return self._members.pop(name, default)
 
     def _refuse(self, name: str, wanted: str) -> NoReturn:
         raise _invalid(f"{self._path}{name}: must be {wanted}")

@@ -90,7 +90,7 @@ def _operation(one: Operation) -> dict[str, Any]:
         "summary": one.summary,
         "description": f"Scope: {one.scope}.",
         "tags": [one.tag],
-        "responses": _answers(one) | {str(status): _problem(status) for status in one.refusals},
+        "responses": _answers(one) | {str(status): _problem(one, status) for status in one.refusals},
     }
     if parameters := [*_path_parameters(one), *_query(one), *_conditions(one)]:
         made["parameters"] = parameters
@@ -119,7 +119,9 @@ def _content(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem(one: Operation, status: int) -> dict[str, Any]:
+    if one.method == "HEAD":
+        return {"description": _DESCRIPTIONS[status]}
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": _DESCRIPTIONS[status], "content": {problems.CONTENT_TYPE: {"schema": schema}}}
 

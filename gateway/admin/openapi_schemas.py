@@ -12,7 +12,7 @@ _VERSION = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _MOMENT = {"type": "string"}
 _STAGE = {"enum": ["pending", "approved", "rejected"]}
-_REASON = {"type": "string", "maxLength": 1000}
+_REASON = {"type": "string", "maxLength": 1000, "description": "Kept in the audit log. No control characters."}
 _TAGS = {"type": "object", "additionalProperties": _TEXT}
 
 PATH_PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
@@ -127,7 +127,7 @@ SCHEMAS: dict[str, Any] = {
     "Publication": _closed(
         {"files": {**_list(_closed(_FILE)), "minItems": 1, "maxItems": 4096}},
         {
-            "alias": PATH_PARAMETERS["alias"],
+            "alias": {"anyOf": [PATH_PARAMETERS["alias"], {"type": "null"}]},
             "tags": _TAGS,
             "card": {"type": "object"},
             "metrics": {"type": "object", "additionalProperties": {"type": "number"}},

@@ -13,15 +13,19 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from live_plane import LivePlane
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from gateway import __version__
 from gateway.admin import openapi
 from gateway.admin.plane import OPERATIONS
 from gateway.admin.registry_operations import OPERATIONS as REGISTRY_OPERATIONS
 from gateway.admin.tokens import SCOPES
+from gateway.admin.tokens import SCOPES
 
 DOCUMENT = openapi.document((*OPERATIONS, *REGISTRY_OPERATIONS), __version__)
 ROOT = "/api/v1/registry"
+BEYOND_SCHEMAS = [positive_data_acceptance]
+"""A digest has to be that of the body, a file has to be stored: no schema can say so."""
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
@@ -40,6 +44,11 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlane]:
             }
             assert plane.ask("POST", f"{ROOT}/models/fraud/versions", document)[0] == 201
         yield plane
+
+
+@pytest.fixture(scope="module")
+def bearer(plane: LivePlane) -> dict[str, str]:
+    return {"Authorization": f"Bearer {plane.token(*SCOPES)}"}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +76,7 @@ def test_the_document_names_every_schema_that_it_uses_and_no_other() -> None:
 )
 def test_whatever_is_asked_the_answer_is_one_that_was_announced(case: Any, plane: LivePlane, bearer: dict[str, str]) -> None:
     answer = case.call(base_url=plane.url, headers=bearer)
-    case.validate_response(answer)
+    case.validate_response(answer, excluded_checks=BEYOND_SCHEMAS)
     assert answer.status_code < 500
 
 

@@ -561,12 +561,12 @@ def test_outputs_that_change_while_they_are_encoded_still_make_a_well_formed_ans
     request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 1])
     data = request.SerializeToString()
     header = os.fstat(lane.memfd).st_size - 4 * SLOT
-    area = [sys.executable, "-c", FLICKER, str(lane.memfd), str(header + SLOT), str(3 * SLOT), str(os.getpid())]
+    area = [sys.executable, "-c", FLICKER, str(lane.memfd), str(header + SLOT), "8192", str(os.getpid())]
     with subprocess.Popen(area, pass_fds=[lane.memfd], stdout=subprocess.PIPE) as flicker:
         assert flicker.stdout is not None
         flicker.stdout.readline()
         try:
-            for _ in range(100):
+            for _ in range(400):
                 answer = bench.send(data)
                 bench.settle()
                 assert bench.work(

@@ -55,7 +55,7 @@ class Tamper:
         self.connection.row_factory = sqlite3.Row
 
     def rows(self, table: str) -> list[sqlite3.Row]:
-        return self.connection.execute(f"SELECT rowid, * FROM {table} ORDER BY rowid").fetchall()
+        return self.connection.execute(f"SELECT rowid AS place, * FROM {table} ORDER BY rowid").fetchall()
 
     def columns(self, table: str) -> list[str]:
         return [row["name"] for row in self.connection.execute(f"PRAGMA table_info({table})")]
@@ -72,10 +72,10 @@ class Tamper:
             new = old.replace('"swap"', '"propose"')
         else:
             new = old[:-1] + ("0" if old[-1:] != "0" else "1") if old else "x"
-        self.connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row["rowid"]))
+        self.connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row["place"]))
 
     def remove(self, table: str, row: sqlite3.Row) -> None:
-        self.connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row["rowid"],))
+        self.connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row["place"],))
 
 
 @settings(max_examples=120, deadline=None)
