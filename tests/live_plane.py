@@ -71,9 +71,7 @@ class LivePlane:
         parts = Parts(self.catalog, lambda: self.store)
         api = RegistryApi(parts, self.data_dir / "uploads", self._max_bytes, silence=self._silence)
         source = FakeSource()
-        plane = AdminPlane(
-            AdminSettings(), 0, source, source, self._drain, registry=api, tokens=keyring(self.data_dir)
-        )
+        plane = AdminPlane(AdminSettings(), 0, source, source, self._drain, registry=api, tokens=keyring(self.data_dir))
         self._stopping = asyncio.Event()
         await plane.start()
         self.port = plane.port

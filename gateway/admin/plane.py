@@ -219,6 +219,9 @@ async def _answered(handle: Callable[[], Awaitable[web.StreamResponse]]) -> web.
         if problem.status >= 500:
             _log.warning("the registry failed a request", extra={"action": "registry-failed", "reason": str(error)})
         return _problem(problem)
+    except Exception:
+        _log.exception("a request of the admin plane failed", extra={"action": "admin-request-failed"})
+        return _problem(Problem(500, "internal", "this is a bug: the log says more"))
 
 
 def _refused(refusal: Refusal) -> web.Response:

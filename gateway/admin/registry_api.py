@@ -26,7 +26,6 @@ from gateway.admin.registry_operations import JSON_LINES, MAX_PAGE, OPERATIONS
 from gateway.admin.registry_service import Decision, Doc, RegistryService
 from gateway.admin.uploads import SILENCE_SECONDS, Uploads
 from registry.artifacts import ArtifactStore
-from registry.audit import Head
 from registry.catalog import Catalog
 from registry.errors import RegistryError
 from registry.names import check_alias, check_name
@@ -286,13 +285,13 @@ def _version(request: web.Request) -> int:
     return int(text)
 
 
-def _anchors(request: web.Request) -> list[Head]:
+def _anchors(request: web.Request) -> list[tuple[int, str]]:
     anchors = []
     for text in request.query.getall("anchor", []):
         number, _, digest = text.partition(":")
         if not (number.isascii() and number.isdigit()) or len(number) > 16 or len(digest) != 64:
             raise ProblemError(Problem(400, "invalid-request", "anchor: must be NUMBER:HASH of an entry"))
-        anchors.append(Head(int(number), digest))
+        anchors.append((int(number), digest))
     return anchors
 
 

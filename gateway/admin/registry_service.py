@@ -181,9 +181,10 @@ class RegistryService:
     def audit(self, after: int, limit: int) -> list[Doc]:
         return [entry.to_dict() for entry in self.catalog.audit(after, limit)]
 
-    def verify_audit(self, anchors: Iterable[Head] = ()) -> Doc:
+    def verify_audit(self, anchors: Iterable[tuple[int, str]] = ()) -> Doc:
+        """`anchors`: numbers and hashes of entries, noted elsewhere earlier."""
         head = self.catalog.audit_head()
-        bad = self.catalog.verify_audit(anchors)
+        bad = self.catalog.verify_audit([Head(*anchor) for anchor in anchors])
         first_bad = None if bad is None else asdict(bad)
         return {"ok": bad is None, "entries": head.seq, "head": head.hash, "first_bad": first_bad}
 

@@ -61,6 +61,8 @@ def alias(
             return
         before = registry.alias(name, alias)
         was = before["version"] if before else None
+        if delete and was is None:
+            raise CommandFailed(f"there is no alias {name}@{alias}", exit_code=ExitCode.NOT_FOUND)
         if expect is not None and was != (None if expect == "none" else resolve(registry, name, expect)):
             raise CommandFailed(f"{name}@{alias} points at {was or 'nothing'}, not {expect}", "", ExitCode.CONFLICT)
         target = None if version is None else resolve(registry, name, version)

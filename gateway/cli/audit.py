@@ -23,6 +23,10 @@ PAGE = 1000
 
 @audit.command()
 def verify(
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ENTRY:HASH", help="A head that was noted elsewhere earlier, as this command prints it."),
+    ] = None,
     data_dir: DataDir = None,
     admin_url: AdminUrl = None,
     token_file: TokenFile = None,
@@ -30,12 +34,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check the whole chain of hashes. Fails at the first entry that was changed, or before which one is missing."""
+    anchors = [_anchor(text) for text in anchor or []]
     with open_registry(data_dir, admin_url, token_file, config) as registry:
-        document = registry.verify_audit()
+        document = registry.verify_audit(anchors)
     if as_json:
         print_json(document)
     elif document["ok"]:
-        output().print(f"The audit log is whole: {document['entries']} entries, the last hash is {document['head']}.")
+        output().print(f"The audit log is whole. Its head: {document['entries']}:{document['head']}")
     if not document["ok"]:
         bad = document["first_bad"]
         what = f"the audit log was tampered with: entry {bad['seq']}: {bad['reason']}"
@@ -86,6 +91,13 @@ def show(
             str(one["seq"]), when(str(one["at"])), str(one["actor"]), action, str(one["target"]), str(one["reason"])
         )
     output().print(rows)
+
+
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, digest = text.partition(":")
+    if not (number.isascii() and number.isdigit() and len(digest) == 64):
+        raise CommandFailed(f"--anchor takes ENTRY:HASH, not {text!r}", exit_code=ExitCode.USAGE)
+    return int(number), digest
 
 
 def _model_of(entry: Doc) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -86,7 +86,7 @@ class Registry(Protocol):
     def diff(self, model: str, before: int, after: int) -> Doc: ...
     def collect(self, dry_run: bool, grace: float) -> Doc: ...
     def audit(self, after: int, limit: int) -> list[Doc]: ...
-    def verify_audit(self) -> Doc: ...
+    def verify_audit(self, anchors: Sequence[tuple[int, str]] = ()) -> Doc: ...
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
@@ -73,7 +73,7 @@ class AdminClient:
         headers: Mapping[str, str] | None,
         body: Readable | None,
     ) -> urllib.request.Request:
-        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{self.url}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
         data: Any = body if body is not None else None if document is None else json.dumps(document).encode()
         try:
             request = urllib.request.Request(url, data, method=method)
@@ -192,8 +192,9 @@ class RemoteRegistry:
     def audit(self, after: int, limit: int) -> list[Doc]:
         return list(self._get("/audit", after=after, limit=limit)["entries"])
 
-    def verify_audit(self) -> Doc:
-        return self._get("/audit/verification")
+    def verify_audit(self, anchors: Sequence[tuple[int, str]] = ()) -> Doc:
+        texts = [f"{number}:{digest}" for number, digest in anchors]
+        return self._get("/audit/verification", anchor=texts)
 
     def _list(self, path: str, name: str) -> list[Doc]:
         return list(self._get(path)[name])

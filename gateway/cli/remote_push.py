@@ -1,4 +1,4 @@
-"""Publishing through an admin API: hash here, send what the gateway has not yet, then ask it to publish.
+"""Publishing through an admin API: hash here, ask the gateway to publish, send what it says that it misses, ask again.
 
 What is sent is checked here first, by the same rules, so that a refusal does not cost an upload; the gateway checks it
 again, because it believes nobody.
@@ -6,7 +6,7 @@ again, because it believes nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,6 @@ def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
     folder = read_model_folder(publication.path)
     manifest = _manifest(folder, publication, report)
     signatures = [sign(manifest, publication.sign_key)] if publication.sign_key else []
-    sent = _upload(client, manifest, folder, report)
     document = {
         "files": [asdict(file) for file in manifest.files],
         "config_text": manifest.config_text,
@@ -52,9 +51,18 @@ def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
         "signatures": signatures,
         "reason": publication.reason,
     }
-    path = f"{ROOT}{model_path(publication.model)}/versions"
-    answer, _ = client.call("POST", path, document, timeout=PATIENCE_SECONDS)
-    return {**answer, "bytes_stored": sent}
+    try:
+        return {**_publish(client, publication.model, document), "bytes_stored": 0}
+    except ProblemError as error:
+        if error.problem.kind != "not-uploaded":
+            raise
+        sent = _upload(client, manifest, folder, error.problem.facts["missing"], report)
+    return {**_publish(client, publication.model, document), "bytes_stored": sent}
+
+
+def _publish(client: AdminClient, model: str, document: Doc) -> Doc:
+    answer, _ = client.call("POST", f"{ROOT}{model_path(model)}/versions", document, timeout=PATIENCE_SECONDS)
+    return dict(answer)
 
 
 def _manifest(folder: ModelFolder, publication: Publication, report: Report) -> Manifest:
@@ -83,31 +91,21 @@ def _manifest(folder: ModelFolder, publication: Publication, report: Report) -> 
     )
 
 
-def _upload(client: AdminClient, manifest: Manifest, folder: ModelFolder, report: Report) -> int:
-    """Sends what the gateway does not have; how many bytes that were."""
-    done = sent = 0
-    for sha256, file in {file.sha256: file for file in manifest.files}.items():
-        path = f"{ROOT}/objects/{sha256}"
-        if not _has(client, path):
-            _send(client, path, folder.files[file.path], file.size, partial(_advance, report, done, manifest.size))
-            sent += file.size
+def _upload(
+    client: AdminClient, manifest: Manifest, folder: ModelFolder, missing: Collection[str], report: Report
+) -> int:
+    """Sends the files with these digests; how many bytes that were."""
+    files = {file.sha256: file for file in manifest.files if file.sha256 in missing}
+    total, done = sum(file.size for file in files.values()), 0
+    for sha256, file in files.items():
+        advance = partial(_advance, report, done, total)
+        _send(client, f"{ROOT}/objects/{sha256}", folder.files[file.path], file.size, advance)
         done += file.size
-        report("send", done, manifest.size)
-    return sent
+    return done
 
 
 def _advance(report: Report, before: int, total: int, done: int) -> None:
     report("send", before + done, total)
-
-
-def _has(client: AdminClient, path: str) -> bool:
-    try:
-        client.call("HEAD", path)
-    except ProblemError as error:
-        if error.problem.status == 404:
-            return False
-        raise
-    return True
 
 
 def _send(client: AdminClient, path: str, place: Path, size: int, report: Callable[[int], None]) -> None:

@@ -105,7 +105,10 @@ class RemoteSource(ABC):
         self._health = self._health.reached(now)
         if view is not self.view or self._snapshot is None or not self.replica.is_settled(now):
             self.view = view
-            self._snapshot = self.replica.follow(view.wanted, now, patience=self.patience)
+            try:
+                self._snapshot = self.replica.follow(view.wanted, now, patience=self.patience)
+            except (OSError, RuntimeError) as error:  # such as a disk that is gone; or closed meanwhile
+                raise SourceUnavailable(self.place, sentence(error)) from error
         return self._snapshot
 
     def _ask(self) -> View:

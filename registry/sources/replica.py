@@ -278,7 +278,12 @@ class Replica:
         for version, pinned in sorted(served.versions.items()):
             if (folder := self._folder(pinned.files)) is not None:
                 digests = MappingProxyType({entry.path: entry.sha256 for entry in pinned.files})
-                listed = VersionListing(version, folder, _stamps(folder, pinned.files), digests)
+                try:
+                    stamps = _stamps(folder, pinned.files)
+                except OSError:  # somebody clears the cache at this moment
+                    self._folders.pop(pinned.files, None)
+                    continue
+                listed = VersionListing(version, folder, stamps, digests)
                 if version < 0:
                     beside = listed
                 else:
@@ -318,6 +323,7 @@ class Replica:
             self._cache.pin(files)
         for files in before - after:
             self._cache.unpin(files)
+            self._folders.pop(files, None)  # from now on it may be evicted
 
 
 def _numbers(versions: Mapping[int, Pinned]) -> set[int]:

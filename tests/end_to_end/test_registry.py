@@ -189,6 +189,7 @@ def test_a_killed_gateway_starts_again_from_the_cache_with_everything_else_gone(
     gateway = start_gateway(data_dir=data_dir)
     assert answers(gateway) == "1"
     assert any("served from the cache" in str(line.get("labels")) for line in gateway.logs())
+    wait_until(lambda: "repository-unavailable" in actions(gateway), why_not=gateway.log_text)
     (data_dir / "catalog.db").rmdir()
     for name in ("artifacts", "catalog.db-shm", "catalog.db-wal", "catalog.db"):
         if (tmp_path / name).exists():

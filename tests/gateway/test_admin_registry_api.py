@@ -41,7 +41,9 @@ def publication(content: bytes, **more: Any) -> dict[str, Any]:
 
 def publish(plane: LivePlane, content: bytes, *, model: str = "fraud", token: str = "", **more: Any) -> Any:
     assert upload(plane, content, token) in (200, 201)
-    status, document, _ = plane.ask("POST", f"{ROOT}/models/{model}/versions", publication(content, **more), token=token)
+    status, document, _ = plane.ask(
+        "POST", f"{ROOT}/models/{model}/versions", publication(content, **more), token=token
+    )
     assert status in (200, 201), document
     return document
 
@@ -82,7 +84,13 @@ def test_the_manifest_is_the_very_text_that_was_hashed(plane: LivePlane) -> None
 
 def test_what_is_asked_again_unchanged_is_not_sent_again(plane: LivePlane) -> None:
     publish(plane, FIRST, alias="champion")
-    for path in ("models", "models/fraud/versions", "models/fraud/versions/1", "models/fraud/aliases/champion", "audit"):
+    for path in (
+        "models",
+        "models/fraud/versions",
+        "models/fraud/versions/1",
+        "models/fraud/aliases/champion",
+        "audit",
+    ):
         status, _, headers = plane.ask("GET", f"{ROOT}/{path}")
         assert status == 200
         assert plane.ask("GET", f"{ROOT}/{path}", If_None_Match=headers["etag"])[:2] == (304, b""), path
@@ -149,7 +157,11 @@ def test_a_decision_needs_a_reason(plane: LivePlane) -> None:
     token = plane.token("approve")
     for reason in ({}, {"reason": " "}):
         status, problem, _ = plane.ask(
-            "PUT", f"{ROOT}/models/fraud/versions/1/approval", {"decision": "approved", **reason}, token=token, If_Match="*"
+            "PUT",
+            f"{ROOT}/models/fraud/versions/1/approval",
+            {"decision": "approved", **reason},
+            token=token,
+            If_Match="*",
         )
         assert (status, kind(problem)) == (400, "invalid-request")
         assert problem["detail"].startswith("reason")
@@ -262,7 +274,9 @@ def test_an_upload_is_refused_before_it_is_too_large(plane: LivePlane) -> None:
 
 def test_an_upload_says_its_length(plane: LivePlane) -> None:
     with socket.create_connection(("127.0.0.1", plane.port), timeout=10) as connection:
-        head = f"PUT {ROOT}/objects/{'a' * 64} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        head = (
+            f"PUT {ROOT}/objects/{'a' * 64} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        )
         connection.sendall(head.encode())
         assert b" 411 " in connection.recv(4096).splitlines()[0]
 
@@ -349,7 +363,9 @@ def test_bodies_that_are_no_json_are_refused(plane: LivePlane) -> None:
     assert status == 415
 
 
-@pytest.mark.parametrize("path", ["models/..%2f/versions", "models/%00/policy", "models/a%20b/aliases", "models/-x/policy"])
+@pytest.mark.parametrize(
+    "path", ["models/..%2f/versions", "models/%00/policy", "models/a%20b/aliases", "models/-x/policy"]
+)
 def test_odd_names_are_no_names(plane: LivePlane, path: str) -> None:
     status, problem, _ = plane.ask("GET", f"{ROOT}/{path}")
     assert (status, kind(problem)) == (400, "invalid-name")

@@ -104,9 +104,7 @@ def test_a_name_that_would_confuse_a_log_is_refused(store: TokenStore, name: str
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"tokens": [{"id": 1}]}', "\0"])
-def test_a_damaged_file_opens_nothing_and_does_not_open_the_door(
-    tmp_path: Path, keyring: Keyring, text: str
-) -> None:
+def test_a_damaged_file_opens_nothing_and_does_not_open_the_door(tmp_path: Path, keyring: Keyring, text: str) -> None:
     (tmp_path / "tokens.json").write_text(text)
     access = Access(api_tokens=keyring)
     assert not keyring.is_empty

