@@ -124,10 +124,11 @@ def read_file(path: Path) -> Iterator[bytes]:
         before = os.fstat(descriptor)
         if not path.is_file():
             raise LinkRefused(str(path), "special file")
-        while chunk := file.read(CHUNK_BYTES):
+        arrived = 0
+        while arrived <= before.st_size and (chunk := file.read(CHUNK_BYTES)):
+            arrived += len(chunk)
             yield chunk
-        after = os.fstat(descriptor)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        if (before.st_size, before.st_mtime_ns) != (arrived, os.fstat(descriptor).st_mtime_ns):
             raise ChangedWhileRead(str(path))
 
 

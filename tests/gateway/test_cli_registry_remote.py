@@ -167,3 +167,9 @@ def test_sizes_are_told_as_people_say_them() -> None:
         "200 MiB",
         "3072 GiB",
     ]
+
+
+def test_the_documentation_has_every_exit_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text("utf-8")
+    table = text.partition("## Exit codes")[2]
+    assert all(f"| {code.value} | " in table for code in ExitCode)

@@ -157,7 +157,7 @@ def test_a_batch_is_the_longest_prefix_in_time_and_every_drop_is_justified(
 def test_a_short_burst_never_beats_the_best_possible_schedule_and_somebody_with_time_is_served(
     gaps: list[int], fit: tuple[int, int], patience: int
 ) -> None:
-    """Equal deadlines, one row each. The best schedule knows the future and may wait for it: it bounds from above only."""
+    """Equal deadlines, one row each. The best schedule knows the future, so it only bounds from above."""
     queue = queue_of(fit, max_batch_size=4)
     estimate = queue.queue.service_time.estimate
     arrivals = [1000.0 + sum(gaps[: i + 1]) for i in range(len(gaps))]
