@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -104,12 +105,13 @@ def hash_file(path: Path, progress: Progress | None = None) -> tuple[str, int]:
         ChangedWhileRead: it was written to meanwhile.
         OSError: it cannot be read.
     """
-    sha = hashlib.sha256()
+    sha, size = hashlib.sha256(), 0
     for chunk in read_file(path):
         sha.update(chunk)
+        size += len(chunk)
         if progress:
             progress(len(chunk))
-    return sha.hexdigest(), path.stat().st_size
+    return sha.hexdigest(), size
 
 
 def read_file(path: Path) -> Iterator[bytes]:
@@ -122,7 +124,7 @@ def read_file(path: Path) -> Iterator[bytes]:
         raise
     with open(descriptor, "rb", buffering=0) as file:
         before = os.fstat(descriptor)
-        if not path.is_file():
+        if not stat.S_ISREG(before.st_mode):
             raise LinkRefused(str(path), "special file")
         arrived = 0
         while arrived <= before.st_size and (chunk := file.read(CHUNK_BYTES)):

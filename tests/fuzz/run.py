@@ -36,6 +36,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,13 +176,15 @@ def run(target: Target, seconds: int) -> bool:
     folders = [corpus, target.seeds, *([WORK / target.corpus / "corpus"] if target.corpus else [])]
     command = [str(BIN / target.name), *options, *(str(folder) for folder in folders if folder.is_dir())]
     log = work / "log"
+    began = time.monotonic()
     with log.open("wb") as output:
         code = subprocess.run(command, stdout=output, stderr=output, env=sanitizer_environment(target)).returncode
     text = log.read_text("utf-8", "replace")
     report(target, text)
     found = [path for path in artifacts(work) if path not in before]
     if len(found) == 1 and was_only_slow(target, found[0]):
-        return run(target, seconds)
+        left = seconds - int(time.monotonic() - began)
+        return left <= 0 or run(target, left)
     for path in found:
         minimise(target, path)
     if code or found:
@@ -201,7 +204,7 @@ def was_only_slow(target: Target, found: Path) -> bool:
     command = [str(BIN / target.name), "-timeout=5", str(found)]
     if subprocess.run(command, env=sanitizer_environment(target), stderr=subprocess.DEVNULL).returncode:
         return False
-    print(f"  the machine stood still; {target.name} once more", flush=True)
+    print("  the machine stood still meanwhile", flush=True)
     found.unlink()
     return True
 
