@@ -51,11 +51,15 @@ lint test sanitize fuzz: export PATH := $(CURDIR)/$(BIN):$(PATH)
 test: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## run all tests
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: test-heavy
+test-heavy: $(STAMPS)/dev $(STAMPS)/test-packages native ## the tests that need minutes for what they install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m heavy $(ARGS)
+
 .PHONY: lint
 lint: $(STAMPS)/dev native ## ruff, mypy --strict, cython-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/cython-lint kernels
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint kernels
 
 SANITIZE := build/sanitize
 # Memory errors and undefined behaviour end the process; leaks are not looked for, the interpreter keeps memory for life.

@@ -94,7 +94,7 @@ cdef class BatchQueue:
         for i in range(1, level + 1):
             ahead += self.level_rows[i]
         if known:
-            before = backlog + (ahead // batch) * self.expected(batch) / self.slots
+            before = backlog + (ahead // batch) * self.service_time.predict(batch) / self.slots
             finish = before + self.expected(min(batch, ahead % batch + exchange.rows))
         retry_after = finish if known else RETRY_UNKNOWN
 
@@ -111,6 +111,11 @@ cdef class BatchQueue:
             snprintf(text, MESSAGE, b"Exceeds maximum queue bytes: %lld bytes queued, limit %lld",
                      <long long>self.nbytes, <long long>self.max_bytes)
             return self.refuse(exchange, QUEUE_BYTES, RESOURCE_EXHAUSTED, retry_after, text)
+        if known and exchange.deadline > 0 and now + self.expected(exchange.rows) > exchange.deadline:
+            # Too late if it ran at once: no other moment would be better.
+            snprintf(text, MESSAGE, b"predicted time of %.6f s exceeds the deadline %.6f s away",
+                     self.expected(exchange.rows), exchange.deadline - now)
+            return self.refuse(exchange, PREDICTED_WAIT, DEADLINE_EXCEEDED, 0.0, text)
         if known and exchange.deadline > 0 and now + finish > exchange.deadline:
             snprintf(text, MESSAGE, b"predicted time of %.6f s exceeds the deadline %.6f s away: %lld rows ahead",
                      finish, exchange.deadline - now, <long long>ahead)

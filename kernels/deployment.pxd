@@ -46,10 +46,12 @@ cdef extern from "signature.hpp" namespace "sluice" nogil:
 
 cdef extern from "scatter.hpp" namespace "sluice" nogil:
     cdef cppclass Scatter:
-        cbool open(const Signature&, LaneHeader*, int slot, size_t slot_bytes, cbool batched, int64_t rows, uint64_t wanted)
+        cbool open(const Signature&, LaneHeader*, int slot, size_t slot_bytes, cbool batched, int64_t rows,
+                   uint64_t wanted)
         cbool next(int64_t rows)
 
-    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, cbool typed, vector[OutputView]&) except +
+    void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, cbool typed,
+                       vector[OutputView]&) except +
 
 
 cdef class Deployment:

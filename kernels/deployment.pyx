@@ -143,7 +143,7 @@ cdef class Deployment:
         return [(lane, lane.oldest_started) for lane in self.lanes if not lane.is_idle]
 
     cdef Lane pick_lane(self, double now, double* start):
-        # An idle lane, else the busy one that will be free first, if that is soon; `start` is when it is expected to be.
+        # An idle lane, else the busy one that will be free first, if that is soon; `start` is when it should be.
         cdef Lane lane, soonest = None
         cdef double free_at
         cdef int running

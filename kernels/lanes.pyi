@@ -59,7 +59,8 @@ class LanePort:
         """All that is known of the batch but its values: equal batches have inputs of one shape at one place."""
 
     def repeat(self, slot: int, outputs: bytes, compute_start_ns: int, compute_end_ns: int) -> None:
-        """Answer with outputs that lie where those of an earlier, equal batch did: `outputs` is what `complete` gave."""
+        """Answer with outputs that lie where those of an earlier, equal batch did: `outputs` is what `complete` gave
+        then."""
 
     def rows(self, slot: int) -> int: ...
     def wanted(self, slot: int) -> int:

@@ -30,7 +30,8 @@ cdef class ServiceTime:
         elif self.weight > 0 and seconds < fastest:
             keep = KEEP_SURPRISED
         self.surprises = 0
-        if self.observations >= SETTLED:
+        # Only near the sizes that are known: elsewhere it is the fit that was wrong, not the batch that was unusual.
+        if self.observations >= SETTLED and self.mean_rows / 2 <= rows <= self.mean_rows * 2:
             self.deviation += (fabs(seconds / self.predict(rows) - 1) - self.deviation) * (1 - KEEP)
         self.observations += 1
         self.fit(rows, seconds, keep)

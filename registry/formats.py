@@ -17,7 +17,7 @@ WHY_NO_PICKLE = (
     "reading a pickle runs whatever code is in it. Save the model with skops (`skops.io.dump`) and push that, or "
     "export it to ONNX where it was trained (skl2onnx, torch.onnx.export)"
 )
-_WHY_NO_TORCH = "a PyTorch file is a pickle inside. Export the model where it was trained: torch.onnx.export(model, ..., dynamo=True)"
+_WHY_NO_TORCH = "a PyTorch file is a pickle inside. Export the model where it was trained: torch.onnx.export(m, ..., dynamo=True)"
 _WHY_NO_CODE = "a version holds a model, not programs. Leave the file out"
 
 _CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyo", ".so", ".dll", ".dylib", ".exe", ".sh", ".jar", ".wasm"})

@@ -94,14 +94,14 @@ def inspect_onnx(path: Path, limits: ModelLimits = ModelLimits()) -> OnnxModel:
             raise LimitExceeded(path.name, "bytes", size, limits.max_bytes)
         if not size:
             raise InvalidModel(path.name, "empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            reading = _Reading(path.name, limits)
-            try:
-                return reading.model(data)
-            except Malformed as error:
-                raise InvalidModel(path.name, str(error)) from None
-            except UnicodeDecodeError:
-                raise InvalidModel(path.name, "a name is not UTF-8") from None
+        # Unmapped with its last view: an error keeps those of its frames, and closing under them would be another.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        return _Reading(path.name, limits).model(data)
+    except Malformed as error:
+        raise InvalidModel(path.name, str(error)) from None
+    except UnicodeDecodeError:
+        raise InvalidModel(path.name, "a name is not UTF-8") from None
 
 
 def check_external_data(path: Path, model: OnnxModel) -> None:

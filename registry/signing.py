@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from registry.errors import InvalidSignature
@@ -33,8 +33,9 @@ def sign(manifest: Manifest, private_key: Path, *, password: str | None = None) 
             target = Path(folder) / "model.sig"
             config.sign(Path(manifest.model), target)
             return target.read_text("utf-8")
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidSignature(f"the key {private_key.name} cannot sign: {error}") from error
+    except Exception as error:
+        # The library lets whatever its parts raise through; none of it says more than that the key is no good.
+        raise InvalidSignature(f"the key {private_key.name} cannot sign: {type(error).__name__}") from error
 
 
 def is_signed_by(manifest: Manifest, bundle: str, public_key: str) -> bool:
@@ -87,21 +88,15 @@ class _Digests:
         """A signature may name files that it does not cover; nothing is left out for that."""
 
     def hash(self, _model_path: object, *, files_to_hash: object = None) -> Any:
-        from model_signing import hashing, manifest
+        from model_signing import manifest
+        from model_signing._hashing.hashing import Digest
 
         files = {entry.path: bytes.fromhex(entry.sha256) for entry in self._manifest.files}
         if self._manifest.config_text is not None:
             files[CONFIG_FILENAME] = hashlib.sha256(self._manifest.config_text.encode()).digest()
         kind = manifest.SerializationType.from_args({"method": "files", "hash_type": "sha256", "allow_symlinks": False})
-        digest = _digest_class(hashing)
-        items = [kind.new_item(str(PurePosixPath(path)), digest("sha256", files[path])) for path in sorted(files)]
+        items = [kind.new_item(path, Digest("sha256", files[path])) for path in sorted(files)]
         return manifest.Manifest(self._manifest.model, items, kind)
-
-
-def _digest_class(_hashing: object) -> Any:
-    from model_signing._hashing.hashing import Digest
-
-    return Digest
 
 
 def _signing() -> Any:

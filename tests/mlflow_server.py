@@ -34,7 +34,10 @@ class MlflowServer:
         (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.headers: dict[str, str] = {}
-        self._environment, self._options = dict(environment or {}), options
+        self._environment, self._options = (
+            {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})},
+            options,
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -42,9 +45,10 @@ class MlflowServer:
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts"), *self._options]
         with (self.folder / "log").open("ab") as log:
+            # When this process ends, however it does, the pipe closes, and the server's whole group goes with it.
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, start_new_session=True,
-                env=os.environ | self._environment,
+                ["sh", "-c", '"$@" & read -r _; kill -9 0', "sh", *command], stdin=subprocess.PIPE, stdout=log,
+                stderr=subprocess.STDOUT, cwd=self.folder, start_new_session=True, env=os.environ | self._environment,
             )  # fmt: skip
         wait_until(self._is_up, START_SECONDS, lambda: (self.folder / "log").read_text())
 
@@ -53,6 +57,8 @@ class MlflowServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._process = None
 
     def _is_up(self) -> bool:
@@ -71,11 +77,13 @@ class MlflowServer:
         """Uploads the files of a model and registers them as its next version; returns its number."""
         with contextlib.suppress(urllib.error.HTTPError):
             self.call("POST", "registered-models/create", name=name)
-        root = f"models/{os.urandom(8).hex()}"
+        run = self.call("POST", "runs/create", experiment_id="0")["run"]["info"]
+        root = f"{run['artifact_uri'].removeprefix('mlflow-artifacts:/')}/model"
         for path, made in files.items():
             data = made if isinstance(made, bytes) else made.SerializeToString()
             self.upload(f"{root}/{path}", data)
-        answer = self.call("POST", "model-versions/create", name=name, source=source or f"mlflow-artifacts:/{root}")
+        where = {"source": source} if source else {"source": f"mlflow-artifacts:/{root}", "run_id": run["run_id"]}
+        answer = self.call("POST", "model-versions/create", name=name, **where)
         self.root = root
         return int(answer["model_version"]["version"])
 

@@ -123,9 +123,7 @@ def test_a_fetch_goes_on_from_what_is_there(store: ArtifactStore, write: Write, 
 
 
 @pytest.mark.parametrize("there", [b"\0" * 100, b"\0" * (2 * MIB), b"x" * (3 * MIB), b"x" * (4 * MIB)])
-def test_a_damaged_beginning_is_fetched_anew(
-    store: ArtifactStore, write: Write, tmp_path: Path, there: bytes
-) -> None:
+def test_a_damaged_beginning_is_fetched_anew(store: ArtifactStore, write: Write, tmp_path: Path, there: bytes) -> None:
     data = os.urandom(3 * MIB)
     path, sha256 = write(data)
     store.put(path, sha256)
@@ -304,9 +302,7 @@ def test_a_source_that_never_ends_is_cut_off_at_the_announced_size(tmp_path: Pat
             yield b"x" * 1000
 
     with pytest.raises(DigestMismatch):
-        receive(
-            endless, ABSENT, 5000, tmp_path / "to", resume=True, limit_bytes_per_second=None, progress=None
-        )
+        receive(endless, ABSENT, 5000, tmp_path / "to", resume=True, limit_bytes_per_second=None, progress=None)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,7 +30,7 @@ STEPS: list[Step] = [
     lambda c: c.move_alias("fraud", "shadow", None, actor="bob"),
 ]
 TABLES = ("models", "versions", "aliases", "signatures", "checks", "audit", "head")
-# What no entry vouches for: the moment of a model's first appearance, prose beside an outcome, and the schema's version.
+# What no entry vouches for: when a model first appeared, prose beside an outcome, and the schema's version.
 UNSAID = {("models", "created_at"), ("checks", "detail"), ("head", "schema_version"), ("head", "id")}
 
 

@@ -76,11 +76,9 @@ def check_whole_or_absent(root: Path, pulls: Sequence[Version]) -> None:
         assert path.is_dir() or sha256(path.read_bytes()) == path.name
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pulls=st.lists(versions, min_size=1, max_size=3), at=st.integers(1, 120), again=st.integers(1, 120))
-def test_after_a_crash_at_any_step_every_version_is_whole_or_absent(
-    pulls: list[Version], at: int, again: int
-) -> None:
+def test_after_a_crash_at_any_step_every_version_is_whole_or_absent(pulls: list[Version], at: int, again: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, store = Path(folder) / "cache", FakeStore(*pulls)
         for moment in (at, again):

@@ -76,7 +76,9 @@ class TestVersions:
 
     def test_added_by_many_threads_have_a_number_each(self, catalog: Catalog) -> None:
         with ThreadPoolExecutor(8) as pool:
-            added = list(pool.map(lambda i: catalog.add_version(manifest(f"{i // 2}"), f"{i}", alias="last"), range(40)))
+            added = list(
+                pool.map(lambda i: catalog.add_version(manifest(f"{i // 2}"), f"{i}", alias="last"), range(40))
+            )
         assert sorted(row.version for row, is_new in added if is_new) == list(range(1, 21))
         assert sum(is_new for _, is_new in added) == 20
         assert catalog.verify_audit() is None
@@ -95,7 +97,9 @@ class TestVersions:
         catalog = Catalog(database_url)
         for round in range(3):
             before = catalog.change_token()
-            process = multiprocessing.get_context("forkserver").Process(target=add_versions_forever, args=(database_url,), daemon=True)
+            process = multiprocessing.get_context("forkserver").Process(
+                target=add_versions_forever, args=(database_url,), daemon=True
+            )
             process.start()
             while catalog.change_token() < before + 3 * (round + 1):
                 assert process.is_alive()

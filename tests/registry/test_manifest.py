@@ -16,12 +16,18 @@ NAMES = st.text("abcXYZ019_.-", min_size=1, max_size=12).filter(lambda name: nam
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 DIGESTS = st.integers(0, 2**256 - 1).map("{:064x}".format)
 JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
 SPECS = st.lists(
-    st.builds(TensorSpec, st.text(), st.sampled_from(["FP32", "BYTES"]), st.lists(st.integers(-1, 99)).map(tuple)),
+    st.builds(
+        TensorSpec, st.text(), st.sampled_from(["FP32", "BYTES"]), st.lists(st.integers(-1, 99), max_size=16).map(tuple)
+    ),
     max_size=3,
     unique_by=lambda spec: spec.name,
 ).map(tuple)

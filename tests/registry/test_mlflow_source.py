@@ -19,6 +19,9 @@ from registry.sources import Snapshot
 from registry.sources.mlflow import MlflowSource, Reference, onnx_file
 from registry.sources.mlflow_client import MlflowAccess, MlflowClient
 
+# Installing and starting an MLflow server takes minutes: `make test-heavy`.
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+
 METADATA = {"conda.yaml": b"x", "python_env.yaml": b"x", "requirements.txt": b"x", "input_example.json": b"{}"}
 
 

@@ -238,3 +238,14 @@ def test_a_bucket_that_pachyderm_serves_has_the_repositorys_own_folders(s3: S3Se
         assert listed(bucket.start().scan(), "fraud") == {1: {"model.onnx": b"f1"}}
     finally:
         bucket.close()
+
+
+def test_a_version_aware_dvc_remote_has_the_repositorys_own_folders(s3: S3Server, tmp_path: Path):
+    """Files lie under the names that they have in the workspace, beside whatever else is tracked."""
+    remote = Bucket(s3, tmp_path, prefix="dvc")
+    remote.put({"repository/fraud/1/model.onnx": "f1", "repository/fraud/1/weights.bin": "w", "data/train.csv": "1,2"})
+    remote.url += "/repository"
+    try:
+        assert listed(remote.start().scan(), "fraud") == {1: {"model.onnx": b"f1", "weights.bin": b"w"}}
+    finally:
+        remote.close()

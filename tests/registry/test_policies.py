@@ -29,7 +29,9 @@ from registry.policy import All, Latest, Specific
 SET = GoldenSet("5" * 64, 100)
 
 
-def row(stage: str = "pending", signatures: tuple[str, ...] = (), checks: tuple[CheckRow, ...] = (), **fields: Any) -> VersionRow:
+def row(
+    stage: str = "pending", signatures: tuple[str, ...] = (), checks: tuple[CheckRow, ...] = (), **fields: Any
+) -> VersionRow:
     value = manifest(**fields)
     return VersionRow("fraud", 1, value.digest, stage, "", "ada", value.to_json(), signatures, checks)  # type: ignore[arg-type]
 
@@ -57,7 +59,23 @@ def test_what_is_served_is_written_in_a_word(text: str, policy: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Latest", "latest:0", "latest:", "latest:-1", "alias:", "alias:7", "alias:a/b", "versions:", "versions:0", "versions:1,", "versions:1, 2", "newest", "latest:9999999999"]
+    "text",
+    [
+        "",
+        "Latest",
+        "latest:0",
+        "latest:",
+        "latest:-1",
+        "alias:",
+        "alias:7",
+        "alias:a/b",
+        "versions:",
+        "versions:0",
+        "versions:1,",
+        "versions:1, 2",
+        "newest",
+        "latest:9999999999",
+    ],
 )
 def test_another_word_is_refused(text: str) -> None:
     with pytest.raises(InvalidPolicy) as error:
