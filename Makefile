@@ -17,7 +17,7 @@ NATIVE := build/native
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 SYSTEM_PACKAGES := g++ cmake ninja-build pkg-config libnghttp2-dev libsimdjson-dev zlib1g-dev
-TEST_PACKAGES := curl nghttp2-client openssl $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES := curl nghttp2-client openssl postgresql $(if $(shell command -v npm),,nodejs npm)
 FUZZ_PACKAGES := clang libclang-rt-dev llvm
 BENCH_PACKAGES := wrk nghttp2-client
 IMAGE_PACKAGES := buildah debootstrap
