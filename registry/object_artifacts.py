@@ -1,5 +1,5 @@
 """A content-addressed store in a bucket: S3, Google Cloud Storage or Azure, through one library. Objects lie at
-`objects/ab/abcdef…` below the URL's prefix, as they do in a local directory. Needs the extra `objectstore`.
+`objects/ab/abcdef…` below the URL's prefix, as they do in a local directory. Needs the extra `objects`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READ_SECONDS = 30
 """Without a byte."""
 RETRY_SECONDS = 20
 STREAM_CHUNK_BYTES = 1 << 20
-NOT_INSTALLED = "buckets need the extra `objectstore`: pip install 'sluice-gateway[objectstore]'"
+NOT_INSTALLED = "buckets need the extra `objects`: pip install 'sluice-gateway[objects]'"
 
 
 class ObjectArtifacts:

@@ -2,7 +2,7 @@
 
 A signature is made and checked from the manifest: the files themselves were verified against it already, or will be
 before anything reads them. Keys are elliptic curve keys in PEM; nothing here reaches for a network. Needs the extra
-`sign`.
+`signing`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from registry.errors import InvalidSignature
 from registry.manifest import CONFIG_FILENAME, Manifest
 
 MAX_SIGNATURE_BYTES = 1 << 20
-NOT_INSTALLED = "signatures need the extra `sign`: pip install 'sluice-gateway[sign]'"
+NOT_INSTALLED = "signatures need the extra `signing`: pip install 'sluice-gateway[signing]'"
 
 
 def sign(manifest: Manifest, private_key: Path, *, password: str | None = None) -> str:

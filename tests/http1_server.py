@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -87,7 +88,9 @@ class Server:
         return client
 
     def stop(self) -> None:
-        self._listening.close()
+        # Python 3.11 trips over its own bookkeeping when the last connection leaves at the same moment.
+        with contextlib.suppress(TypeError):
+            self._listening.close()
         self.each(tuple(self.connections), Http1Protocol.close_now)
         self.until(lambda: not self.connections)
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -396,7 +396,7 @@ HOSTILE: list[tuple[Callable[[Path], None], type[ArtifactRefused]]] = [
     (unix_socket, LinkRefused),
     (odd_name, UnsafePath),
     (undecodable_name, UnsafePath),
-    (deep, UnsafePath),
+    (deep, LimitExceeded),
     (custom, CustomOperators),
     (disguised(pickle.dumps([1.0], 4)), InvalidModel),
     (disguised(pickle.dumps([1.0], 2), "labels.txt"), UnsafeFormat),
