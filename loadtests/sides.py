@@ -5,6 +5,7 @@ All serve the same ONNX file. While one is measured the others are stopped by SI
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -49,8 +50,10 @@ class Side:
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ends it, if it has not ended by itself."""
+        """Ends it; of one that has ended by itself, what it left running."""
         if self.process.poll() is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
             return
         self.resume()
         self.signal(signal.SIGTERM)
@@ -101,6 +104,7 @@ def start_triton(model: Path, work: Path, python: Path) -> Side:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     # The stub finds its CUDA runtime relative to itself.
     stub = backend / "triton_python_backend_stub"
+    stub.unlink(missing_ok=True)
     shutil.copy(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", stub)
     for name in site.iterdir():
         link = backend / name.name
