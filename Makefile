@@ -65,8 +65,7 @@ SANITIZE := build/sanitize
 # Memory errors and undefined behaviour end the process; leaks are not looked for, the interpreter keeps memory for life.
 SANITIZE_ENV = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_abort=1:allocator_may_return_null=1 \
-  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
-  PYTHONPATH="$(CURDIR)/$(SANITIZE)/site"
+  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc
 SANITIZE_TESTS ?= tests/kernels tests/gateway tests/registry tests/behaviour
 
 .PHONY: sanitize
@@ -74,11 +73,13 @@ sanitize: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## the te
 	@cmake -S kernels -B $(SANITIZE) -G Ninja -DSLUICE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DSLUICE_IN_PLACE=OFF -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" >$(STAMPS)/cmake-sanitize.log
 	@cmake --build $(SANITIZE)
-	@mkdir -p $(SANITIZE)/site
-	@# Every interpreter of the run, workers included, finds these modules before those in the checkout.
-	@printf 'import kernels\nkernels.__path__.insert(0, "%s")\n' "$(CURDIR)/$(SANITIZE)" >$(SANITIZE)/site/sitecustomize.py
-	@$(SANITIZE_ENV) $(BIN)/python -c 'import kernels.wire as m; assert "$(SANITIZE)" in m.__file__, m.__file__'
-	@$(SANITIZE_ENV) $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+	@# An interpreter of its own: it and every one that it starts, workers included, find these modules before others.
+	@$(BIN)/python -m venv --without-pip $(SANITIZE)/venv
+	@printf 'import site; site.addsitedir("%s")\nimport kernels; kernels.__path__.insert(0, "%s")\n' \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" "$(CURDIR)/$(SANITIZE)" \
+	  >"$$($(SANITIZE)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sanitized.pth"
+	@$(SANITIZE_ENV) $(SANITIZE)/venv/bin/python -c 'import kernels.wire as m; assert "$(SANITIZE)" in m.__file__, m.__file__'
+	@$(SANITIZE_ENV) $(SANITIZE)/venv/bin/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
 
 .PHONY: fuzz
 fuzz: SECONDS := 600

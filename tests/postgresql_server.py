@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from sanitized import plain_environment
 
 USER = "sluice"
 _START_SECONDS = 60
@@ -51,6 +52,7 @@ class PostgreSQLServer:
                 user=self._user,
                 group=self._user,
                 cwd="/",
+                env=plain_environment(),
             )
         until = time.monotonic() + _START_SECONDS
         while True:
@@ -83,7 +85,10 @@ class PostgreSQLServer:
 
     def _run(self, name: str, *arguments: str) -> None:
         command = [program(name), *arguments]
-        subprocess.run(command, check=True, capture_output=True, user=self._user, group=self._user, cwd="/")
+        environment = plain_environment()
+        subprocess.run(
+            command, check=True, capture_output=True, user=self._user, group=self._user, cwd="/", env=environment
+        )
 
 
 def program(name: str) -> str:

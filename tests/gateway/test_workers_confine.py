@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from sanitized import limits_memory
 
 from gateway.workers.spec import Description, Exit, InstanceSpec, TensorSpec, WarmupBatch, WarmupInput
 from gateway.workers.zygote import OutputBudget
@@ -62,6 +63,7 @@ print(libc.syscall(425, 8, None), ctypes.get_errno())
     assert confined(code) == "-1 13 -1 13 -1 13"
 
 
+@limits_memory
 def test_limits_are_lowered_and_never_raised() -> None:
     code = """
 confine.limit_resources(open_files=100, address_space_bytes=1 << 40)

@@ -16,6 +16,7 @@ import models
 import numpy as np
 import pytest
 import uvloop
+from sanitized import catches_signals, limits_memory
 from worker_backends import BABBLE, ECHO, EXIT, HANG, LEAK, OVERFLOW, PRINT, RAISE, REFUSE, SEGFAULT
 from worker_house import House, Refused, house, infer, put, result
 
@@ -116,12 +117,12 @@ def test_a_stopping_worker_finishes_what_lies_in_its_lane(shared: House, tabular
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ("crash", "was killed by SIGSEGV while it loaded"),
+        pytest.param("crash", "was killed by SIGSEGV while it loaded", marks=catches_signals),
         ("refuse", "it does not feel like it"),
         ("raise", "the backend failed: RuntimeError"),
         ("exit", "exited with status 3 while it loaded"),
         ("leave a child", "exited with status 3 while it loaded"),
-        ("last words", "saying: something broke deep inside"),
+        pytest.param("last words", "saying: something broke deep inside", marks=catches_signals),
     ],
 )
 def test_a_model_that_cannot_load_says_why(shared: House, behaviour: str, reason: str) -> None:
@@ -233,7 +234,11 @@ def test_a_failing_batch_is_told_no_secrets(shared: House, number: int, code: in
 
 
 @pytest.mark.parametrize(
-    ("number", "exit"), [(SEGFAULT, Exit(signal=signal.SIGSEGV)), (EXIT, Exit(status=4))], ids=["segfault", "exit"]
+    ("number", "exit"),
+    [
+        pytest.param(SEGFAULT, Exit(signal=signal.SIGSEGV), marks=catches_signals, id="segfault"),
+        pytest.param(EXIT, Exit(status=4), id="exit"),
+    ],
 )
 def test_a_crash_while_serving_is_reported_with_how_it_ended(shared: House, number: int, exit: Exit) -> None:
     instance, other = shared.launch(SCRIPTED), shared.launch(SCRIPTED)
@@ -300,6 +305,7 @@ def test_what_a_worker_prints_is_logged_and_cannot_be_taken_for_its_answer(
     assert {(line.model, line.version) for line in lines} == {("scripted", "1")}  # type: ignore[attr-defined]
 
 
+@limits_memory
 def test_a_leak_shows_in_its_memory_and_ends_at_its_limit() -> None:
     with house(WorkersSettings(address_space_bytes=768 * 1024**2)) as home:
         instance = home.launch(SCRIPTED)
@@ -320,7 +326,8 @@ def test_a_leak_shows_in_its_memory_and_ends_at_its_limit() -> None:
 
 
 def test_a_worker_has_no_secrets_in_its_environment() -> None:
-    with house(environment={"AWS_SECRET_ACCESS_KEY": "hunter2", "PATH": "/usr/bin", "HOME": "/root"}) as home:
+    secret = {"AWS_SECRET_ACCESS_KEY": "hunter2", "HOME": "/home/someone"}
+    with house(environment={**os.environ, **secret, "PATH": "/usr/bin"}) as home:
         instance = home.launch(SCRIPTED)
         environment = Path(f"/proc/{instance.pid}/environ").read_text()
         assert "hunter2" not in environment
