@@ -31,7 +31,7 @@ from registry.catalog_rows import (
     version_target,
 )
 from registry.catalog_schema import Database, aliases, audit, checks, head, models, pushes, signatures, versions
-from registry.errors import AliasConflict, AuthorMayNotApprove, NotFound, VersionRejected
+from registry.errors import AliasConflict, AuthorMayNotApprove, NotFound, PolicyConflict, VersionRejected
 from registry.manifest import Manifest, canonical_json
 from registry.names import check_alias, check_name
 from registry.policies import ModelPolicy, Stage
@@ -240,12 +240,26 @@ class Catalog:
             _model(connection, model)
             return self._move(connection, model, alias, version, expected, actor, reason)
 
-    def set_policy(self, model: str, policy: ModelPolicy, actor: str, *, reason: str = "") -> ModelRow:
-        """Replaces the policy of a model; makes the model when there is none. Raises InvalidName."""
+    def set_policy(
+        self, model: str, policy: ModelPolicy, actor: str, *, expected: str | None = None, reason: str = ""
+    ) -> ModelRow:
+        """Replaces the policy of a model; makes the model when there is none.
+
+        Args:
+            expected: digest of the policy that the caller knows; empty when it knows of no such model. None replaces
+                whatever is there.
+
+        Raises:
+            InvalidName: nothing can be called that.
+            PolicyConflict: it is another policy than expected.
+        """
         check_name(model)
         with self._database.writing() as connection:
             row = connection.execute(select(models).where(models.c.name == model)).one_or_none()
             before = None if row is None else json.loads(row.policy)
+            found = "" if before is None else ModelPolicy.from_dict(before).digest
+            if expected is not None and expected != found:
+                raise PolicyConflict(model, expected, found)
             after = policy.to_dict()
             if row is None:
                 self._insert_model(connection, model, policy)

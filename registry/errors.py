@@ -9,6 +9,7 @@ RegistryError
 ├── NotFound               no such model, version, alias or object
 ├── CatalogTooNew          the database was written by a later release
 ├── AliasConflict          the alias has moved since the caller looked
+├── PolicyConflict         the policy was replaced since the caller looked
 ├── NotPermitted           the catalog's rules forbid it
 │   ├── AuthorMayNotApprove
 │   ├── VersionRejected    an alias cannot point at a version that was rejected
@@ -107,6 +108,15 @@ class AliasConflict(RegistryError):
         self.expected = expected
         self.generation = generation
         self.version = version
+
+
+class PolicyConflict(RegistryError):
+    """The policy of `model` has the digest `found` (empty: there is no such model); the caller expected another."""
+
+    def __init__(self, model: str, expected: str, found: str) -> None:
+        self.model = model
+        self.expected = expected
+        self.found = found
 
 
 class NotPermitted(RegistryError):

@@ -4,13 +4,14 @@ in, reasons out; nothing here reads a file, a database or a clock.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from registry.errors import InvalidPolicy
-from registry.manifest import Manifest, is_sha256
+from registry.manifest import Manifest, canonical_json, is_sha256
 from registry.names import is_alias
 from registry.policy import All, Latest, Specific, VersionPolicy
 
@@ -131,6 +132,11 @@ class ModelPolicy:
         for name in ("signed_by", "formats", "card_fields"):
             plain["approval"][name] = list(plain["approval"][name])
         return plain
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `to_dict` in canonical JSON: equal policies have the same."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelPolicy:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import ArtifactStore, hash_file
+from registry.artifacts import ArtifactStore, StoredObject, hash_file
 from registry.catalog import Catalog
 from registry.catalog_rows import VersionRow
 from registry.errors import NotFound, PolicyRefused
@@ -147,35 +147,37 @@ def publish(
     return PushResult(manifest.model, row.version, is_new, row.digest, digest, manifest.size, stored, row)
 
 
-@dataclass(frozen=True)
-class Collected:
-    """What garbage collection removed, or would."""
-
-    objects: int = 0
-    bytes: int = 0
-
-
-def collect(catalog: Catalog, store: ArtifactStore, *, is_dry_run: bool = False, batch: int = 100) -> Collected:
+def collect(
+    catalog: Catalog, store: ArtifactStore, *, before: float, is_dry_run: bool = False, batch: int = 200
+) -> tuple[StoredObject, ...]:
     """Removes objects that no version, no policy and no push under way names: what pushes left that never ended.
 
     Pushing goes on meanwhile; it waits while one batch is deleted.
 
+    Args:
+        before: in seconds since the epoch; what was stored at this moment or later stays.
+        is_dry_run: removes nothing, and says what would go.
+
+    Returns:
+        What is gone, or would be.
+
     Raises:
         SourceUnavailable: the catalog or the store failed. What was removed until then is gone, and rightly.
     """
+    # A listing may take long, and a push may begin meanwhile: what is deleted is asked about again.
     with catalog.collecting() as kept:
         pass
-    candidates = [found for found in store.list() if found.sha256 not in kept]
-    total = Collected()
-    for start in range(0, len(candidates), batch):
+    found = [one for one in store.list() if one.sha256 not in kept and one.modified_at < before]
+    if is_dry_run:
+        return tuple(found)
+    gone = []
+    for start in range(0, len(found), batch):
         with catalog.collecting() as kept:
-            for found in candidates[start : start + batch]:
-                if found.sha256 in kept:
-                    continue
-                if not is_dry_run:
-                    store.delete(found.sha256)
-                total = replace(total, objects=total.objects + 1, bytes=total.bytes + found.size)
-    return total
+            for one in found[start : start + batch]:
+                if one.sha256 not in kept:
+                    store.delete(one.sha256)
+                    gone.append(one)
+    return tuple(gone)
 
 
 def _hash(folder: ModelFolder, told: Progress) -> Iterable[FileEntry]:

@@ -120,7 +120,7 @@ SCHEMAS: dict[str, Any] = {
     "AliasHistory": _object(
         {"history": _list(_object({"version": _ALIAS["version"], "at": _MOMENT, "actor": _TEXT, "reason": _TEXT}))}
     ),
-    "Policy": _object({"model": _TEXT, "policy": {"type": "object"}}),
+    "Policy": _object({"model": _TEXT, "policy": {"type": "object"}, "digest": _SHA256}),
     "PolicyChange": _closed({"policy": {"type": "object"}}, {"reason": _REASON}),
     "AliasMove": _closed({"version": _VERSION}, {"reason": _REASON}),
     "Decision": _closed({"decision": {"enum": ["approved", "rejected"]}, "reason": {**_REASON, "minLength": 1}}),

@@ -66,6 +66,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "invalid-name": "That is no name",
         "invalid-policy": "The policy makes no sense",
         "alias-conflict": "The alias has moved since",
+        "policy-conflict": "The policy was replaced since",
         "precondition-failed": "It has changed since",
         "precondition-required": "The request must say what it changes",
         "author-may-not-approve": "Somebody other than the author has to decide",
@@ -95,6 +96,12 @@ _TABLE: tuple[_Row, ...] = (
         412,
         "alias-conflict",
         lambda e: f"{e.model}@{e.alias} has moved since: it points at {_version(e.version)}",
+    ),
+    (
+        errors.PolicyConflict,
+        412,
+        "policy-conflict",
+        lambda e: f"the policy of {e.model} was replaced since: its digest is {e.found[:12] or 'none'}",
     ),
     (
         errors.AuthorMayNotApprove,

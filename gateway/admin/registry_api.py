@@ -145,7 +145,8 @@ class RegistryApi:
 
     async def _get_policy(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         model = _model(request)
-        return _cached(request, await self._do(caller, lambda service: service.policy(model)))
+        document = await self._do(caller, lambda service: service.policy(model))
+        return _cached(request, document, _digest(document))
 
     async def _get_audit(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         after = query_integer(request, "after", 0, 0, MAX_VERSION)
@@ -213,10 +214,11 @@ class RegistryApi:
 
         def change(service: RegistryService) -> Doc:
             before = service.policy(model)
-            _require(request, etag_of(before))
-            return service.set_policy(model, policy, before, reason)
+            _require(request, _digest(before))
+            return service.set_policy(model, policy, before["digest"], reason)
 
-        return _tagged(await self._do(caller, change))
+        document = await self._do(caller, change)
+        return web.json_response(document, headers={"ETag": _digest(document)})
 
     async def _decide_version(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         model, version, body = _model(request), _version(request), await read_body(request)
@@ -301,6 +303,10 @@ def _require(request: web.Request, current: str | None) -> None:
 
 def _generation(alias: Mapping[str, Any]) -> str:
     return f'"{alias["generation"]}"'
+
+
+def _digest(policy: Mapping[str, Any]) -> str:
+    return f'"{policy["digest"]}"'
 
 
 def _cached(request: web.Request, document: Doc, etag: str | None = None) -> web.Response:

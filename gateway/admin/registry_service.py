@@ -12,21 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
-from gateway.admin.problems import Problem, ProblemError
 from registry.artifacts import CHUNK_BYTES, ArtifactStore
 from registry.audit import Head
 from registry.catalog import Catalog
-from registry.catalog_rows import VersionRow
+from registry.catalog_rows import ModelRow, VersionRow
 from registry.diff import diff
 from registry.errors import NotFound, RegistryError
 from registry.manifest import FileEntry, Manifest
 from registry.policies import ModelPolicy, may_serve
-from registry.publish import PushResult
+from registry.publish import PushResult, collect
 
 Doc = dict[str, Any]
 Decision = Literal["approved", "rejected"]
-DELETE_AT_ONCE = 200
-"""Objects that are deleted while nothing can be published."""
 
 
 class RegistryService:
@@ -114,16 +111,12 @@ class RegistryService:
         return asdict(row)
 
     def policy(self, model: str) -> Doc:
-        return {"model": model, "policy": self.catalog.model(model).policy.to_dict()}
+        return _policy(self.catalog.model(model))
 
-    def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc:
-        """Replaces it, unless it is no longer as in `before`, which is what `policy` gave. InvalidPolicy names the
-        field that makes no sense."""
+    def set_policy(self, model: str, policy: Doc, expected: str, reason: str) -> Doc:
+        """Replaces it, if its digest is still `expected`. InvalidPolicy names the field that makes no sense."""
         new = ModelPolicy.from_dict(policy)
-        if self.policy(model) != before:
-            raise ProblemError(Problem(412, "precondition-failed", f"the policy of {model} has changed since"))
-        row = self.catalog.set_policy(model, new, self.actor, reason=reason)
-        return {"model": model, "policy": row.policy.to_dict()}
+        return _policy(self.catalog.set_policy(model, new, self.actor, expected=expected, reason=reason))
 
     def decide(self, model: str, version: int, decision: Decision, reason: str) -> Doc:
         act = self.catalog.approve if decision == "approved" else self.catalog.reject
@@ -159,17 +152,7 @@ class RegistryService:
 
     def collect(self, dry_run: bool, grace: float) -> Doc:
         """Deletes what no version, policy or push refers to and what is older than `grace` seconds."""
-        with self.catalog.collecting() as kept:
-            pass  # for now only to know; nothing is held while a store lists its contents
-        oldest = self._clock() - grace
-        found = [one for one in self.store.list() if one.sha256 not in kept and one.modified_at < oldest]
-        gone = found if dry_run else []
-        for start in range(0, 0 if dry_run else len(found), DELETE_AT_ONCE):
-            with self.catalog.collecting() as kept:
-                for one in found[start : start + DELETE_AT_ONCE]:
-                    if one.sha256 not in kept:
-                        self.store.delete(one.sha256)
-                        gone.append(one)
+        gone = collect(self.catalog, self.store, before=self._clock() - grace, is_dry_run=dry_run)
         return {
             "dry_run": dry_run,
             "bytes": sum(one.size for one in gone),
@@ -222,6 +205,10 @@ def _is_signed_by(manifest: Manifest, bundle: str, key: str) -> bool:
     from registry.signing import is_signed_by  # only where a policy names keys: the library is large
 
     return is_signed_by(manifest, bundle, key)
+
+
+def _policy(row: ModelRow) -> Doc:
+    return {"model": row.name, "policy": row.policy.to_dict(), "digest": row.policy.digest}
 
 
 def to_published(result: PushResult, alias: str | None) -> Doc:

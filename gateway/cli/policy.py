@@ -13,6 +13,8 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json
 from gateway.cli.registry import Doc, Model, open_registry
 
+SHOWN_DIGITS = 12
+
 
 def policy(
     name: Model,
@@ -30,6 +32,9 @@ def policy(
     card_field: Annotated[list[str] | None, typer.Option(help="A field that the model card must have.")] = None,
     no_signature: Annotated[bool, typer.Option("--no-signature", help="Ask for no signature any more.")] = False,
     load_on_demand: Annotated[bool | None, typer.Option(help="Loaded by its first request.")] = None,
+    expect: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Change it only if this is its digest now, or its beginning.")
+    ] = None,
     reason: Reason = "",
     data_dir: DataDir = None,
     admin_url: AdminUrl = None,
@@ -37,7 +42,7 @@ def policy(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the policy of a model, or change what the options name."""
+    """Show the policy of a model, or change what the options name: one compare-and-set, as with an alias."""
     asked: dict[str, Any] = {
         "served_by": served_by,
         "on_alias_move": on_alias_move,
@@ -53,12 +58,20 @@ def policy(
         changes["approval"] = inner
     with open_registry(data_dir, admin_url, token_file, config) as registry:
         document = registry.policy(name)
+        if expect is not None and not is_beginning(expect, document["digest"]):
+            problem = f"the policy of {name} has the digest {document['digest'][:SHOWN_DIGITS]}, not {expect}"
+            raise CommandFailed(problem, exit_code=ExitCode.CONFLICT)
         if changes:
-            document = registry.set_policy(name, merged(document["policy"], changes), document, reason)
+            document = registry.set_policy(name, merged(document["policy"], changes), document["digest"], reason)
     if as_json:
         print_json(document)
     else:
         output().print(to_table(document))
+
+
+def is_beginning(text: str, digest: str) -> bool:
+    """Whether this is the digest, or enough of its beginning to mean no other."""
+    return len(text) >= SHOWN_DIGITS and digest.startswith(text)
 
 
 def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> Doc:
@@ -80,6 +93,7 @@ def to_table(document: Doc) -> Table:
             value = [f"{len(value)} keys"] if value else []
         if name != "approval":
             made.add_row(name, _shown(value))
+    made.add_row("digest", document["digest"][:SHOWN_DIGITS])
     return made
 
 

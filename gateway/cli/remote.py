@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
-from gateway.admin.preconditions import etag_of
 from gateway.admin.problems import Problem, ProblemError
 from gateway.cli.failure import CommandFailed, ExitCode
 
@@ -169,9 +168,9 @@ class RemoteRegistry:
     def policy(self, model: str) -> Doc:
         return self._get(f"{model_path(model)}/policy")
 
-    def set_policy(self, model: str, policy: Doc, before: Doc, reason: str) -> Doc:
+    def set_policy(self, model: str, policy: Doc, expected: str, reason: str) -> Doc:
         document = {"policy": policy, "reason": reason}
-        headers = {"If-Match": etag_of(before)}
+        headers = {"If-Match": f'"{expected}"'}
         answer, _ = self._client.call("PUT", f"{ROOT}{model_path(model)}/policy", document, headers=headers)
         return dict(answer)
 

@@ -194,6 +194,17 @@ def test_a_policy_changes_where_it_is_told_to(two: Shell) -> None:
     assert two.json("audit", "show", "--count", "1")["entries"][0]["action"] == "policy.set"
 
 
+def test_a_policy_changes_only_from_where_it_is_expected(two: Shell) -> None:
+    known = two.json("policy", "fraud")["digest"]
+    assert known[:12] in two.text("policy", "fraud")
+    two.text("policy", "fraud", "--served-by", "all", "--expect", known[:12])
+    refused = two.failure("policy", "fraud", "--served-by", "latest", "--expect", known)
+    assert "has the digest" in str(refused)
+    assert refused.exit_code == ExitCode.CONFLICT
+    assert two.failure("policy", "fraud", "--load-on-demand", "--expect", "").exit_code == ExitCode.CONFLICT
+    assert two.json("policy", "fraud")["policy"]["served_by"] == "all"
+
+
 def test_a_difference_is_shown_item_by_item(two: Shell) -> None:
     found = two.json("diff", "fraud", "champion", "latest")
     assert (found["before"], found["after"], found["compatible"]) == (1, 2, True)

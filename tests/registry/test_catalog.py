@@ -21,6 +21,7 @@ from registry.errors import (
     InvalidManifest,
     InvalidName,
     NotFound,
+    PolicyConflict,
     VersionRejected,
 )
 from registry.manifest import Lineage
@@ -223,6 +224,33 @@ class TestApproval:
         assert (row.policy, row.served_by, row.on_alias_move) == (policy, "alias:live", "propose")
         assert catalog.versions("fraud") == []
         assert "0" * 64 in catalog.referenced_objects()
+
+    def test_a_policy_is_replaced_only_by_who_knows_it(self, catalog: Catalog) -> None:
+        first = catalog.set_policy("fraud", ModelPolicy("latest:2"), "ada", expected="").policy
+        second = catalog.set_policy("fraud", ModelPolicy("all"), "bob", expected=first.digest).policy
+        for expected in (first.digest, ""):
+            with pytest.raises(PolicyConflict) as refused:
+                catalog.set_policy("fraud", ModelPolicy("latest:3"), "ada", expected=expected)
+            assert (refused.value.expected, refused.value.found) == (expected, second.digest)
+        with pytest.raises(PolicyConflict):
+            catalog.set_policy("other", ModelPolicy(), "ada", expected=first.digest)
+        assert catalog.model("fraud").policy == ModelPolicy("all")
+        assert [row.name for row in catalog.models()] == ["fraud"]
+
+    def test_of_two_who_replace_a_policy_at_once_one_is_told(self, catalog: Catalog) -> None:
+        known = catalog.set_policy("fraud", ModelPolicy(), "ada").policy.digest
+
+        def replace(served_by: str) -> bool:
+            try:
+                catalog.set_policy("fraud", ModelPolicy(served_by), "ada", expected=known)
+            except PolicyConflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(replace, ["all", "latest:2", "latest:3", "latest:4"]))
+        assert done.count(True) == 1
+        assert catalog.model("fraud").served_by == ["all", "latest:2", "latest:3", "latest:4"][done.index(True)]
 
     def test_checks_are_kept_in_order(self, catalog: Catalog) -> None:
         catalog.add_version(manifest(), "ada")
