@@ -23,6 +23,7 @@ RegistryError
 │   ├── DigestMismatch     other bytes than the digest says
 │   ├── UnsafeFormat       a format that runs code when it is read
 │   ├── UnsupportedFormat  a format that nothing here reads or converts
+│   ├── ConversionFailed   a model that does not convert to ONNX, or converts to one that answers differently
 │   ├── InvalidModel       not an ONNX model, or one that contradicts itself
 │   ├── ExternalDataRefused  weights outside of the model's folder, missing, or beyond the end of their file
 │   ├── CustomOperators    operators of a domain that needs a library of its own
@@ -218,6 +219,16 @@ class UnsupportedFormat(ArtifactRefused):
     def __init__(self, path: str, format: str, advice: str) -> None:
         self.path = path
         self.format = format
+        self.advice = advice
+
+
+class ConversionFailed(ArtifactRefused):
+    """The model at `path`, of a `format` that is converted, cannot be; `advice` says what to do instead."""
+
+    def __init__(self, path: str, format: str, reason: str, advice: str) -> None:
+        self.path = path
+        self.format = format
+        self.reason = reason
         self.advice = advice
 
 

@@ -30,6 +30,8 @@ MODEL_FILENAME = "model.onnx"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANK = 16
+# Of a lineage, and left out where empty: manifests that were written before they came keep their digests.
+_LATER_FIELDS = ("source_sha256", "converter")
 
 T = TypeVar("T")
 
@@ -68,6 +70,10 @@ class Lineage:
     """ISO 8601, in UTC."""
     source: str = ""
     """What was published: the name of the file or folder, or of what it was converted from."""
+    source_sha256: str = ""
+    """Of the file that was converted; empty when none was."""
+    converter: str = ""
+    """What converted it: names and versions of the libraries."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,9 @@ class Manifest:
         for name in ("files", "inputs", "outputs"):
             plain[name] = [asdict(value) for value in plain[name]]
         plain["lineage"] = asdict(self.lineage)
+        for name in _LATER_FIELDS:
+            if not plain["lineage"][name]:
+                del plain["lineage"][name]
         return canonical_json(plain)
 
     @classmethod

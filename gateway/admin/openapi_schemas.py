@@ -90,6 +90,8 @@ SCHEMAS: dict[str, Any] = {
             "host": _TEXT,
             "created_at": _TEXT,
             "source": _TEXT,
+            "source_sha256": _TEXT,
+            "converter": _TEXT,
         },
     ),
     "Model": _object(
@@ -142,6 +144,8 @@ SCHEMAS: dict[str, Any] = {
                     "host": _TEXT,
                     "created_at": _TEXT,
                     "source": _TEXT,
+                    "source_sha256": _TEXT,
+                    "converter": _TEXT,
                 },
             ),
             "signatures": {**_list(_TEXT), "maxItems": 16},

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from gateway.cli.conversion import Converted, converted
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import (
     AdminUrl,
@@ -28,7 +30,7 @@ from gateway.cli.registry import Doc, Publication, complete_model, open_registry
 
 
 def push(
-    path: Annotated[Path, typer.Argument(help="An ONNX file, a model folder, or a file that converts to ONNX.")],
+    path: Annotated[Path, typer.Argument(help="An ONNX file, a model folder, or a file of skops, LightGBM, XGBoost or torch.export.")],
     name: Annotated[str, typer.Option("--name", "-n", help="The model.", autocompletion=complete_model)],
     alias: Annotated[str | None, typer.Option("--alias", "-a", help="Point this alias at the version.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A tag; one or more.")] = None,
@@ -54,8 +56,11 @@ def push(
     began = time.perf_counter()
     with open_registry(data_dir, admin_url, token_file, config) as registry:
         publication = prepared(path, name, alias, tag or [], metric or [], card, data_ref, run, sign, reason)
-        with progress_bar() as report:
-            published = registry.push(publication, report)
+        with converted(path) as source:
+            if source.converter:
+                publication = of_converted(publication, source)
+            with progress_bar() as report:
+                published = registry.push(publication, report)
         place = registry.place
     if as_json:
         print_json(published)
@@ -92,6 +97,12 @@ def prepared(
         sign_key=sign,
         reason=reason,
     )
+
+
+def of_converted(publication: Publication, source: Converted) -> Publication:
+    """The same of what came out of a conversion; the lineage says what went in."""
+    lineage = replace(publication.lineage, source_sha256=source.source_sha256, converter=source.converter)
+    return replace(publication, path=source.path, lineage=lineage)
 
 
 def sentence(published: Doc) -> Text:
