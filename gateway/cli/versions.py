@@ -65,6 +65,8 @@ def to_details(document: Doc) -> Table:
     made.add_column(overflow="fold")
     for name in ("model", "version", "stage", "aliases", "digest", "author", "created_at", "format", "opset"):
         made.add_row(name, _shown(document.get(name)))
+    served = Text("; ".join(document["reasons"]), "red") if document["reasons"] else Text("yes", "green")
+    made.add_row("may be served", served)
     made.add_row("size", byte_size(document["size"]))
     for side in ("inputs", "outputs"):
         made.add_row(side, "\n".join(f"{one['name']}  {one['datatype']} {one['shape']}" for one in document[side]))

@@ -31,7 +31,7 @@ def silent() -> Console:
     return Console(file=io.StringIO())
 
 
-def published(settings: Settings) -> dict[str, object]:
+def published(settings: Settings) -> dict[str, tuple[int, dict[str, int]]]:
     with opened(settings, "ann") as registry:
         return {one["name"]: (one["versions"], one["aliases"]) for one in registry.models()}
 
@@ -76,7 +76,7 @@ def test_an_interrupted_run_is_finished(tmp_path: Path, monkeypatch: pytest.Monk
     assert published(settings) == {"tumours": (1, {"champion": 1})}
     monkeypatch.undo()
     demo.prepare(settings, silent())
-    assert {name: found[0] for name, found in published(settings).items()} == {"digits": 2, "tumours": 2}  # type: ignore[index]
+    assert {name: found[0] for name, found in published(settings).items()} == {"digits": 2, "tumours": 2}
 
 
 def test_the_environment_does_not_change_what_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +101,14 @@ def test_the_printed_lines_name_the_ports_and_send_a_whole_row() -> None:
     assert "sluice alias tumours champion 1" in demo.instructions(settings, champion=2).plain
 
 
-def test_the_sample_is_the_first_row_of_the_data() -> None:
-    first = sklearn.datasets.load_breast_cancer().data[0]
-    assert list(models.SAMPLE_ROW) == [float(f"{value:.4g}") for value in first]
+def test_the_sample_is_a_row_of_the_data_about_which_the_versions_disagree(settings: Settings) -> None:
+    row = sklearn.datasets.load_breast_cancer().data[models.SAMPLE_INDEX]
+    assert list(models.SAMPLE_ROW) == [float(f"{value:.4g}") for value in row]
+    labels = []
+    with opened(settings, "ann") as registry:
+        for version in (1, 2):
+            digest = registry.version("tumours", version)["files"][0]["sha256"]
+            with registry.store.open(digest) as file:
+                session = onnxruntime.InferenceSession(file.read())
+            labels.append(session.run(["label"], {"measurements": np.array([models.SAMPLE_ROW], np.float32)})[0][0])
+    assert labels == [0, 1]
