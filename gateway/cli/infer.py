@@ -17,6 +17,8 @@ from rich.text import Text
 
 from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec, Tls
 from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.registry import settings_of
+from gateway.cli.serve import address
 from gateway.cli.tensors import read_value, to_array, to_json
 
 MAX_ROWS, MAX_COLUMNS, CELL_WIDTH = 20, 12, 14
@@ -56,10 +58,11 @@ def infer(
     """Ask a model for a prediction. An https:// address, or a file for TLS, connects with TLS over both transports."""
     tls = Tls(ca_file, certificate_file, private_key_file)
     client: Client
+    settings = settings_of(None, None)  # the ports may come from the environment
     if use_grpc:
-        client = GrpcClient(url or "127.0.0.1:8001", timeout, tls)
+        client = GrpcClient(url or address(settings.host, settings.grpc_port), timeout, tls)
     else:
-        client = HttpClient(url or "127.0.0.1:8000", timeout, tls)
+        client = HttpClient(url or address(settings.host, settings.http_port), timeout, tls)
     signature = client.signature(model, version)
     tensors = read_inputs(signature, inputs)
     began = time.perf_counter()
