@@ -1,7 +1,7 @@
 # The gateway on a small Debian, as a user without rights, with a health check.
 #
 #   docker build -t sluice .
-#   docker run -p 8000:8000 -p 8001:8001 -v $PWD/demo/models:/models:ro sluice
+#   docker run -p 8000:8000 -p 8001:8001 -v $PWD/models:/models:ro sluice
 #
 # `make image` builds the same file without a Docker engine.
 ARG BASE=debian:bookworm-slim

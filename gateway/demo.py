@@ -1,10 +1,8 @@
-"""Trains the demo models and writes them as a model repository: two scikit-learn classifiers in two versions each, on
-data that scikit-learn ships. Knows no server."""
+"""The demo's models: two scikit-learn classifiers in two versions each, on data that scikit-learn ships, written as
+folders that `sluice push` takes. Knows no registry and no server."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,66 +10,53 @@ from typing import Any
 
 OPSET = 17
 
+# The rest is auto-completed from the ONNX file.
+CONFIG = """\
+platform: "onnxruntime_onnx"
+max_batch_size: 64
+dynamic_batching {}
+"""
+
+# A row of the tumours data about which the two versions disagree, to paste into a request.
+SAMPLE_INDEX = 38
+SAMPLE_ROW = (
+    14.99, 25.2, 95.54, 698.8, 0.09387, 0.05131, 0.02398, 0.02899, 0.1565, 0.05504, 1.214, 2.188, 8.077, 106.0,
+    0.006883, 0.01094, 0.01818, 0.01917, 0.007882, 0.001754, 14.99, 25.2, 95.54, 698.8, 0.09387, 0.05131, 0.02398,
+    0.02899, 0.1565, 0.05504,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Recipe:
     """One version of one model."""
 
     model: str
-    version: str
+    version: int
+    alias: str
+    """That points at it when it is new."""
     data: str
     """The loader in `sklearn.datasets`."""
     input: str
-    classifier: Callable[[], Any]
-
-    def path(self, repository: Path) -> Path:
-        return repository / self.model / self.version / "model.onnx"
+    estimator: str
+    """`linear` or `network`."""
 
 
-def recipes() -> list[Recipe]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neural_network import MLPClassifier
-
-    def linear() -> Any:
-        return LogisticRegression(max_iter=1000)
-
-    def network() -> Any:
-        return MLPClassifier((48,), alpha=1.0, random_state=0, max_iter=500)
-
-    return [
-        Recipe("tumours", "1", "load_breast_cancer", "measurements", linear),
-        Recipe("tumours", "2", "load_breast_cancer", "measurements", network),
-        Recipe("digits", "1", "load_digits", "pixels", linear),
-        Recipe("digits", "2", "load_digits", "pixels", network),
-    ]
+RECIPES = (
+    Recipe("tumours", 1, "champion", "load_breast_cancer", "measurements", "linear"),
+    Recipe("tumours", 2, "candidate", "load_breast_cancer", "measurements", "network"),
+    Recipe("digits", 1, "champion", "load_digits", "pixels", "linear"),
+    Recipe("digits", 2, "candidate", "load_digits", "pixels", "network"),
+)
+"""The versions of a model in the order in which they are published."""
 
 
-# Written once a repository is whole, so that an interrupted run is done again.
-_COMPLETE = ".complete"
-
-
-def is_prepared(repository: Path) -> bool:
-    return (repository / _COMPLETE).is_file()
-
-
-def prepare(repository: Path, report: Callable[[str], None]) -> None:
-    """Fills `repository`; `report` hears of each version as it is written."""
-    for recipe in recipes():
-        model, accuracy = train(recipe)
-        write(recipe.path(repository), export(recipe, model))
-        report(f"{recipe.model} version {recipe.version}: {accuracy:.1%} of held-out rows right")
-    for model in sorted({recipe.model for recipe in recipes()}):
-        write(repository / model / "config.pbtxt", CONFIG.encode())
-    write(repository / _COMPLETE, b"")
-
-
-# The rest is auto-completed from the ONNX files. Both versions are served; a caller who names none gets the newest.
-CONFIG = """\
-platform: "onnxruntime_onnx"
-max_batch_size: 64
-version_policy { all {} }
-dynamic_batching {}
-"""
+def make(recipe: Recipe, folder: Path) -> float:
+    """Trains it and writes a model folder. Returns its accuracy on rows that it has not seen."""
+    model, accuracy = train(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(export(recipe, model))
+    (folder / "config.pbtxt").write_text(CONFIG)
+    return accuracy
 
 
 def train(recipe: Recipe) -> tuple[Any, float]:
@@ -86,8 +71,19 @@ def train(recipe: Recipe) -> tuple[Any, float]:
     parts = train_test_split(rows.astype("float32"), classes, test_size=0.25, random_state=0, stratify=classes)
     train_rows, test_rows, train_classes, test_classes = parts
     with threadpool_limits(1):  # the matrices are small: threads would only wait for each other
-        model = make_pipeline(StandardScaler(), recipe.classifier()).fit(train_rows, train_classes)
+        model = make_pipeline(StandardScaler(), _classifier(recipe.estimator)).fit(train_rows, train_classes)
     return model, float(model.score(test_rows, test_classes))
+
+
+def _classifier(estimator: str) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+
+    makers: dict[str, Callable[[], Any]] = {
+        "linear": lambda: LogisticRegression(max_iter=1000),
+        "network": lambda: MLPClassifier((48,), alpha=1.0, random_state=0, max_iter=500),
+    }
+    return makers[estimator]()
 
 
 def export(recipe: Recipe, model: Any) -> bytes:
@@ -103,19 +99,3 @@ def export(recipe: Recipe, model: Any) -> bytes:
         target_opset=OPSET,
     )
     return bytes(exported.SerializeToString())
-
-
-def sample_row() -> list[float]:
-    """One row of the tumours data, to paste into a request."""
-    import sklearn.datasets
-
-    return [float(f"{value:.4g}") for value in sklearn.datasets.load_breast_cancer().data[0]]
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).chmod(0o644)
-    shutil.move(file.name, path)

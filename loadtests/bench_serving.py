@@ -5,6 +5,7 @@ compute    a ResNet-50 through the gateway beside a bare session.run loop on the
 copies     bytes copied in the gateway's memory for each 602,112-byte image, over binary HTTP and gRPC
 overload   three times what the gateway can do, each request with a deadline: goodput, statuses, memory
 swap       new versions that take over under load: failures, and p99 beside that of steady load
+alias      the alias champion moved back and forth under load, by the registry: the same two
 memory     resident size at idle, under load and with 10,000 idle connections, and what those do to p99
 """
 
@@ -22,7 +23,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +61,12 @@ def gateway(work: Path, name: str, model: onnx.ModelProto, *flags: str, **enviro
     finally:
         os.environ.clear()
         os.environ.update(before)
+    with running(side):
+        yield side
+
+
+@contextmanager
+def running(side: Side) -> Iterator[Side]:
     try:
         side.wait_ready()
         yield side
@@ -270,43 +279,82 @@ def memory(work: Path, rounds: int) -> list[str]:
     return lines
 
 
+def disturbed(side: Side, work: Path, rounds: int, name: str, disturb: Callable[[int], None]) -> list[str]:
+    """A table of steady load beside the same load while `disturb` runs, in turn, and the ratio of their p99."""
+    generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
+    lines = ["| 2,000 requests/s | answered | p50 ms | p99 ms | max ms |", "|---|--:|--:|--:|--:|"]
+
+    def run(name: str) -> float:
+        figures = load(generator, work, side.http, side.http_path, tools.json_body(), 2000, 10, 64)
+        latency = {key: seconds * 1e3 for key, seconds in figures["latency"].items()}
+        answered = figures["statuses"].get("200", 0) / figures["sent"]
+        lines.append(
+            f"| {name} | {answered:.3%} | {latency['p50']:.3f} | {latency['p99']:.3f} | {latency['max']:.3f} |"
+        )
+        return float(latency["p99"])
+
+    run("warm-up")
+    lines.pop()
+    ratios = []
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(rounds):
+            steady = run("steady")
+            disturbance = pool.submit(disturb, number)
+            ratios.append(run(name) / steady)
+            disturbance.result()
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    return [*lines, "", f"p99 disturbed / p99 steady: {statistics.median(ratios):.2f} ({spread})."]
+
+
 def swap(work: Path, rounds: int) -> list[str]:
     import models
 
-    generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
-    lines = ["| 2,000 requests/s | answered | p50 ms | p99 ms | max ms |", "|---|--:|--:|--:|--:|"]
-    ratios = []
+    repository = work / "repository-tabular" / "tabular"
+
+    def publish(number: int) -> None:
+        for version in range(10 * number + 2, 10 * number + 6):
+            time.sleep(2)
+            staged = work / "next" / str(version)
+            staged.mkdir(parents=True)
+            onnx.save(models.tabular(version), staged / "model.onnx")
+            staged.rename(repository / str(version))
+
     with gateway(work, "tabular", models.tabular(), "--set", "models.poll_seconds=0.2") as side:
-        repository = work / "repository-tabular" / "tabular"
+        return disturbed(side, work, rounds, "with four new versions taking over in turn", publish)
 
-        def run(name: str) -> dict[str, Any]:
-            figures = load(generator, work, side.http, side.http_path, tools.json_body(), 2000, 10, 64)
-            latency = {key: seconds * 1e3 for key, seconds in figures["latency"].items()}
-            answered = figures["statuses"].get("200", 0) / figures["sent"]
-            lines.append(
-                f"| {name} | {answered:.3%} | {latency['p50']:.3f} | {latency['p99']:.3f} | {latency['max']:.3f} |"
-            )
-            return latency
 
-        def publish(first: int) -> None:
-            for version in range(first, first + 4):
+def alias(work: Path, rounds: int) -> list[str]:
+    import models
+
+    from registry.artifacts import LocalArtifacts
+    from registry.catalog import Catalog
+    from registry.publish import push
+
+    data = work / "sluice-data"
+    data.mkdir()
+    catalog, store = Catalog(f"sqlite:///{data}/catalog.db"), LocalArtifacts(data / "artifacts")
+    for version in (1, 2):
+        onnx.save(models.tabular(version), work / "model.onnx")
+        push(catalog, store, work / "model.onnx", "tabular", actor="bench", alias="champion")
+    with running(start_sluice(None, work)) as side:
+
+        def move(_: int) -> None:
+            for version in (1, 2, 1, 2):
                 time.sleep(2)
-                staged = work / "next" / str(version)
-                staged.mkdir(parents=True)
-                onnx.save(models.tabular(version), staged / "model.onnx")
-                staged.rename(repository / str(version))
+                catalog.move_alias("tabular", "champion", version, actor="bench")
+                until = time.monotonic() + 2
+                while answering(side) != str(version):
+                    assert time.monotonic() < until, f"version {version} was not served within 2 s"
+                    time.sleep(0.05)
 
-        run("warm-up")
-        lines.pop()
-        for number in range(rounds):
-            steady = run("steady")
-            publisher = threading.Thread(target=publish, args=(10 * number + 2,))
-            publisher.start()
-            swapped = run("with four new versions taking over in turn")
-            publisher.join()
-            ratios.append(swapped["p99"] / steady["p99"])
-    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-    return [*lines, "", f"p99 with take-overs / p99 steady: {statistics.median(ratios):.2f} ({spread})."]
+        return disturbed(side, work, rounds, "with the alias moved four times", move)
+
+
+def answering(side: Side) -> str:
+    """The version that answers a request without one."""
+    request = urllib.request.Request(f"http://127.0.0.1:{side.http}{side.http_path}", tools.json_body())
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return str(json.load(answer)["model_version"])
 
 
 BENCHES: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
@@ -316,6 +364,7 @@ BENCHES: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
     "overload": ("Overload", overload),
     "memory": ("Memory", memory),
     "swap": ("Version swap", swap),
+    "alias": ("Alias moved under load", alias),
 }
 
 

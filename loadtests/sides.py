@@ -85,12 +85,15 @@ def _spawn(command: list[str], log: Path, **environment: str) -> subprocess.Pope
         )
 
 
-def start_sluice(repository: Path, work: Path, *extra: str) -> Side:
+def start_sluice(repository: Path | None, work: Path, *extra: str) -> Side:
+    """Without a repository it serves the registry in its data folder, `work / "sluice-data"`."""
     http, grpc = free_port(), free_port()
     command = [
-        sys.executable, "-m", "gateway", "serve", "--model-repository", str(repository), "--http-port", str(http),
-        "--grpc-port", str(grpc), "--admin-port", "0", "--data-dir", str(work / "sluice-data"), *extra,
+        sys.executable, "-m", "gateway", "serve", "--http-port", str(http), "--grpc-port", str(grpc),
+        "--admin-port", "0", "--data-dir", str(work / "sluice-data"), *extra,
     ]  # fmt: skip
+    if repository is not None:
+        command += ["--model-repository", str(repository)]
     return Side("Sluice", _spawn(command, work / "sluice.log"), http, grpc)
 
 

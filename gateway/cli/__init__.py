@@ -5,6 +5,7 @@ A subcommand's file is imported when it is asked for: what one needs to start sh
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from gateway import __version__
-from gateway.cli.failure import CommandFailed
+from gateway.cli.failure import CommandFailed, ExitCode
 
 COMMANDS = {
     "serve": "serve",
@@ -44,6 +45,13 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f"did you mean `sluice {near[0]}`?" if near else "`sluice --help` lists them"
+            raise CommandFailed(f"there is no command {args[0]}", hint, ExitCode.USAGE)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.cli.failure import CommandFailed
+from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
+from gateway.cli.remote import why_not
 from gateway.cli.tensors import Array, from_raw, to_raw
+
+_ABSENT_HINT = "is `sluice serve` running there? `--url` names another address, https:// one with TLS"
+_TLS_HINT = "is this its inference port with TLS, and does --ca-file hold the authority of its certificate?"
+_EXIT_CODES = {
+    "INVALID_ARGUMENT": ExitCode.USAGE,
+    "NOT_FOUND": ExitCode.NOT_FOUND,
+    "UNAVAILABLE": ExitCode.UNAVAILABLE,
+    "RESOURCE_EXHAUSTED": ExitCode.UNAVAILABLE,
+    "DEADLINE_EXCEEDED": ExitCode.UNAVAILABLE,
+    "UNAUTHENTICATED": ExitCode.NOT_PERMITTED,
+    "PERMISSION_DENIED": ExitCode.NOT_PERMITTED,
+}
 
 
 @dataclass(frozen=True)
@@ -47,18 +62,62 @@ class Answer:
     outputs: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: who may vouch for the gateway (the system's authorities when None), and who we are."""
+
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    private_key_file: Path | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        return any((self.ca_file, self.certificate_file, self.private_key_file))
+
+    def check(self) -> None:
+        """CommandFailed for what cannot be."""
+        if (self.certificate_file is None) != (self.private_key_file is None):
+            what = "--certificate-file and --private-key-file belong together: give both"
+            raise CommandFailed(what, exit_code=ExitCode.USAGE)
+
+    def context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.certificate_file is not None:
+                context.load_cert_chain(self.certificate_file, self.private_key_file)
+        except ssl.SSLError as error:
+            raise CommandFailed(f"TLS: the PEM files do not do: {error}", exit_code=ExitCode.USAGE) from None
+        except OSError as error:
+            raise CommandFailed(f"TLS: a PEM file cannot be read: {error.strerror}", exit_code=ExitCode.USAGE) from None
+        return context
+
+    def contents(self) -> dict[str, bytes | None]:
+        """As gRPC's credentials take them, checked as `context` does."""
+        self.context()
+        files = {
+            "root_certificates": self.ca_file,
+            "private_key": self.private_key_file,
+            "certificate_chain": self.certificate_file,
+        }
+        return {name: None if file is None else file.read_bytes() for name, file in files.items()}
+
+
 class Client(Protocol):
     def signature(self, model: str, version: str) -> Signature: ...
     def infer(self, model: str, version: str, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Answer: ...
 
 
 class HttpClient:
-    """HTTP with the binary tensor extension."""
+    """HTTP with the binary tensor extension; with TLS by an `https://` address or by what `tls` names."""
 
-    def __init__(self, url: str, timeout: float, context: ssl.SSLContext | None = None) -> None:
-        self._url = (url if "://" in url else f"http://{url}").rstrip("/")
+    def __init__(self, url: str, timeout: float, tls: Tls = Tls()) -> None:
+        tls.check()
+        scheme = "https" if tls.is_asked_for else "http"
+        self._url = (url if "://" in url else f"{scheme}://{url}").rstrip("/")
+        if tls.is_asked_for and not self._url.startswith("https://"):
+            raise CommandFailed(f"{self._url} has no TLS: write https://", exit_code=ExitCode.USAGE)
         self._timeout = timeout
-        self._context = context
+        self._context = tls.context() if self._url.startswith("https://") else None
 
     def signature(self, model: str, version: str) -> Signature:
         metadata = json.loads(self._call(_path(model, version))[0])
@@ -96,24 +155,36 @@ class HttpClient:
                 return content, int(response.headers.get("Inference-Header-Content-Length", len(content)))
         except urllib.error.HTTPError as error:
             with error:
-                raise CommandFailed(f"{_error_text(error.read())} (HTTP {error.code})") from None
+                code = exit_code_of(error.code)
+                raise CommandFailed(f"{_error_text(error.read())} (HTTP {error.code})", exit_code=code) from None
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise CommandFailed(f"{self._url} does not answer: {reason}", "is `sluice serve` running?") from None
+            is_tls = isinstance(getattr(error, "reason", error), ssl.SSLError)
+            hint = _TLS_HINT if is_tls else _ABSENT_HINT
+            raise CommandFailed(f"{self._url} does not answer: {why_not(error)}", hint, ExitCode.UNAVAILABLE) from None
 
 
 class GrpcClient:
-    """gRPC with raw contents."""
+    """gRPC with raw contents; with TLS by an `https://` or `grpcs://` address or by what `tls` names."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, tls: Tls = Tls()) -> None:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is told once, by us
         import grpc
 
         from gateway.pb import inference_pb2
 
-        self._grpc, self._pb = grpc, inference_pb2
-        self._url, self._timeout = url.removeprefix("grpc://"), timeout
-        limit = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._channel = grpc.insecure_channel(self._url, options=limit)
+        tls.check()
+        self._grpc, self._pb, self._timeout = grpc, inference_pb2, timeout
+        scheme, _, self._address = url.rpartition("://")
+        self._address = self._address.rstrip("/")
+        self._has_tls = tls.is_asked_for or scheme in ("https", "grpcs")
+        if tls.is_asked_for and scheme in ("http", "grpc"):
+            raise CommandFailed(f"{url} has no TLS: write grpcs://", exit_code=ExitCode.USAGE)
+        limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if self._has_tls:
+            credentials = grpc.ssl_channel_credentials(**tls.contents())
+            self._channel = grpc.secure_channel(self._address, credentials, options=limits)
+        else:
+            self._channel = grpc.insecure_channel(self._address, options=limits)
 
     def signature(self, model: str, version: str) -> Signature:
         request = self._pb.ModelMetadataRequest(name=model, version=version)
@@ -148,9 +219,13 @@ class GrpcClient:
         try:
             return call(request, timeout=self._timeout)
         except self._grpc.RpcError as error:
-            code, details = error.code(), error.details()
-            hint = "is `sluice serve` running?" if code == self._grpc.StatusCode.UNAVAILABLE else ""
-            raise CommandFailed(f"{details} (gRPC {code.name})", hint) from None
+            code, details = error.code(), error.details() or ""
+            hint = ""
+            if code == self._grpc.StatusCode.UNAVAILABLE:
+                hint = _TLS_HINT if self._has_tls else _ABSENT_HINT
+                details = details.replace("failed to connect to all addresses; last error: ", "no connection: ")
+            exit_code = _EXIT_CODES.get(code.name, ExitCode.FAILED)
+            raise CommandFailed(f"{details} (gRPC {code.name})", hint, exit_code) from None
 
 
 def _path(model: str, version: str) -> str:

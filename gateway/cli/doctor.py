@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import kernels
 from gateway.cli.serve import port_problem
 from gateway.settings import GIB, Settings
 
 Status = Literal["ok", "warning", "missing"]
 _MARKS: dict[Status, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "missing": ("✗", "bold red")}
-NATIVE_MODULES = ("batching", "dispatch", "exchange", "http1", "http2", "lanes", "meters", "routes", "wire")
 LIBRARIES = {"nghttp2": "libnghttp2-dev", "simdjson": "libsimdjson-dev"}
 BUILD_TOOLS = {"g++": "g++", "cmake": "cmake", "pkg-config": "pkg-config"}
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "sve")
@@ -117,11 +117,17 @@ def memory_available(meminfo: str) -> int:
 
 
 def check_native_modules() -> Iterator[Finding]:
-    absent = [name for name in NATIVE_MODULES if importlib.util.find_spec(f"kernels.{name}") is None]
+    names = native_modules(Path(kernels.__path__[0]))
+    absent = [name for name in names if importlib.util.find_spec(f"kernels.{name}") is None]
     if absent:
         yield Finding("native modules", "missing", f"not built: {', '.join(absent)}", "make setup")
     else:
-        yield Finding("native modules", "ok", f"{len(NATIVE_MODULES)} built")
+        yield Finding("native modules", "ok", f"{len(names)} built")
+
+
+def native_modules(folder: Path) -> list[str]:
+    """What has to be compiled: each native module has its declarations beside it, built or not."""
+    return sorted(path.stem for path in folder.glob("*.pyi"))
 
 
 def check_libraries() -> Iterator[Finding]:

@@ -21,6 +21,26 @@ class ExitCode(IntEnum):
     NOT_PERMITTED = 8
 
 
+_BY_STATUS = {
+    400: ExitCode.USAGE,
+    401: ExitCode.NOT_PERMITTED,
+    404: ExitCode.NOT_FOUND,
+    409: ExitCode.REFUSED,
+    412: ExitCode.CONFLICT,
+    428: ExitCode.CONFLICT,
+    429: ExitCode.UNAVAILABLE,
+    502: ExitCode.UNAVAILABLE,
+    503: ExitCode.UNAVAILABLE,
+    504: ExitCode.UNAVAILABLE,
+    507: ExitCode.UNAVAILABLE,
+}
+
+
+def exit_code_of(status: int) -> ExitCode:
+    """What an answer with this HTTP status comes to."""
+    return _BY_STATUS.get(status, ExitCode.REFUSED if status < 500 else ExitCode.FAILED)
+
+
 class CommandFailed(Exception):
     """Told to the person at the terminal: what is wrong and, as `hint`, what to do about it."""
 

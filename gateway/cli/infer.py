@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec
-from gateway.cli.failure import CommandFailed
+from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec, Tls
+from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.registry import settings_of
+from gateway.cli.serve import address
 from gateway.cli.tensors import read_value, to_array, to_json
 
 MAX_ROWS, MAX_COLUMNS, CELL_WIDTH = 20, 12, 14
@@ -35,19 +38,31 @@ def infer(
     ],
     version: Annotated[str, typer.Option(help="A version; the gateway's choice when left out.")] = "",
     use_grpc: Annotated[bool, typer.Option("--grpc", help="Use gRPC instead of HTTP.")] = False,
-    url: Annotated[str | None, typer.Option(help="[http://127.0.0.1:8000, or 127.0.0.1:8001 for gRPC]")] = None,
+    url: Annotated[str | None, typer.Option(help="[127.0.0.1:8000, or 127.0.0.1:8001 for gRPC]")] = None,
     outputs: Annotated[
         list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="Only these outputs.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="PEM", help="The authorities that vouch for the gateway.", rich_help_panel="TLS"),
+    ] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Your certificate, for mutual TLS.", rich_help_panel="TLS")
+    ] = None,
+    private_key_file: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Its private key.", rich_help_panel="TLS")
+    ] = None,
 ) -> None:
-    """Ask a model for a prediction."""
+    """Ask a model for a prediction. An https:// address, or a file for TLS, connects with TLS over both transports."""
+    tls = Tls(ca_file, certificate_file, private_key_file)
     client: Client
+    settings = settings_of(None, None)  # the ports may come from the environment
     if use_grpc:
-        client = GrpcClient(url or "127.0.0.1:8001", timeout)
+        client = GrpcClient(url or address(settings.host, settings.grpc_port), timeout, tls)
     else:
-        client = HttpClient(url or "http://127.0.0.1:8000", timeout)
+        client = HttpClient(url or address(settings.host, settings.http_port), timeout, tls)
     signature = client.signature(model, version)
     tensors = read_inputs(signature, inputs)
     began = time.perf_counter()
@@ -68,7 +83,8 @@ def read_inputs(signature: Signature, given: Sequence[str]) -> list[Tensor]:
         if not equals or name not in specs:
             if len(specs) != 1 or (equals and name.isidentifier()):
                 raise CommandFailed(
-                    f"--input {text[:40]}: give NAME=VALUE, where NAME is one of {', '.join(specs)}", exit_code=2
+                    f"--input {text[:40]}: give NAME=VALUE, where NAME is one of {', '.join(specs)}",
+                    exit_code=ExitCode.USAGE,
                 )
             name, value = next(iter(specs)), text
         spec = specs[name]

@@ -1,73 +1,118 @@
-"""`sluice models`: what a running gateway serves, from its admin API."""
+"""`sluice models`: what a running gateway serves and how that is, or what a registry holds."""
 
 from __future__ import annotations
 
-import json
-import sys
-import urllib.error
-import urllib.request
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.failure import CommandFailed
+from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.options import AsJson, Config, DataDir, TokenFile, messages, output, print_json, when
+from gateway.cli.options import table as make_table
+from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
+from gateway.cli.remote import AdminClient
+from gateway.cli.serve import address
+from gateway.registry_places import catalog_file
+from gateway.settings import Settings
+from gateway.settings_sources import ADMIN_URL_VARIABLE
 
-PIPE_WIDTH, WIDE = 160, 100
-"""Columns that a pipe gets, and from which width the less asked-for ones are shown."""
+WIDE = 100
+"""Columns of a terminal from which the less asked-for ones are shown."""
 STATE_STYLES = {"READY": "green", "LOADING": "yellow", "UNLOADING": "yellow", "UNAVAILABLE": "bold red"}
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-url",
+        "--url",
+        help="A running gateway's admin address [http://127.0.0.1:8002].",
+        envvar=ADMIN_URL_VARIABLE,
+        show_envvar=True,
+        rich_help_panel="Registry",
+    ),
+]
 
 
 def models(
-    url: Annotated[str, typer.Option(help="The admin address.")] = "http://127.0.0.1:8002",
-    token_file: Annotated[Path | None, typer.Option(help="File with the admin token.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the API's answer.")] = False,
+    registered: Annotated[
+        bool, typer.Option("--registered", help="What the registry holds, served or not. So does --data-dir.")
+    ] = False,
+    data_dir: DataDir = None,
+    admin_url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what is loaded, its state and its latency."""
-    answer = fetch(url, token_file)
-    if as_json:
-        typer.echo(json.dumps(answer, indent=2))
-        return
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    if not answer["models"]:
-        console.print("No model is loaded.")
-        return
-    console.print(to_table(answer["models"], is_wide=console.width >= WIDE))
+    """Show what a gateway serves, its state and its latency; or what is registered.
 
-
-def fetch(url: str, token_file: Path | None) -> Any:
-    url = (url if "://" in url else f"http://{url}").rstrip("/")
-    request = urllib.request.Request(f"{url}/api/v1/models")
-    if token_file is not None:
-        try:
-            lines = token_file.read_text("utf-8").splitlines()
-        except OSError as error:
-            raise CommandFailed(f"{token_file} cannot be read: {error.strerror}") from None
-        token = next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
-        request.add_header("Authorization", f"Bearer {token}")
+    Without options the gateway of this machine is asked, and the registry where none answers.
+    """
+    if registered or (data_dir is not None and ADMIN_URL_VARIABLE not in os.environ):
+        show_registered(data_dir, admin_url, token_file, config, as_json)
+        return
+    settings = settings_of(data_dir, config)
+    client = AdminClient(admin_url or address(settings.admin.host, settings.admin_port), token_of(token_file))
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            hint = "give the admin token by --token-file" if error.code == 401 else ""
-            raise CommandFailed(f"{url} refused: HTTP {error.code} {error.reason}", hint) from None
-    except (OSError, ValueError) as error:
-        raise CommandFailed(
-            f"{url} does not answer: {getattr(error, 'reason', error)}", "is `sluice serve` running there?"
-        ) from None
+        with told():
+            answer, _ = client.call("GET", "/api/v1/models")
+    except CommandFailed as failure:
+        # A script is told: what it reads must not depend on whether a gateway runs.
+        if as_json or admin_url is not None or failure.exit_code != ExitCode.UNAVAILABLE or not _has_catalog(settings):
+            raise
+        messages().print(f"No gateway answers at {client.url}: this is the registry.", style="yellow")
+        show_registered(data_dir, None, None, config, as_json)
+        return
+    if as_json:
+        print_json(answer)
+    elif not answer["models"]:
+        output().print("No model is loaded.")
+    else:
+        console = output()
+        console.print(served_table(answer["models"], is_wide=console.width >= WIDE))
 
 
-def to_table(models: list[dict[str, Any]], *, is_wide: bool = True) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("MODEL", "VERSION", "STATE"):
-        table.add_column(title)
-    for title in ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", *(("BATCH", "QUEUE", "WORKERS") if is_wide else ())):
-        table.add_column(title, justify="right", no_wrap=True)
-    for model in models:
+def show_registered(
+    data_dir: Path | None, admin_url: str | None, token_file: Path | None, config: Path | None, as_json: bool
+) -> None:
+    with open_registry(data_dir, admin_url, token_file, config) as registry:
+        documents, place = registry.models(), registry.place
+    if as_json:
+        print_json({"models": documents})
+    elif documents:
+        output().print(registered_table(documents))
+    else:
+        output().print(f"No model is registered in {place}: `sluice push` publishes one.", soft_wrap=True)
+
+
+def _has_catalog(settings: Settings) -> bool:
+    file = catalog_file(settings)
+    return file is None or file.is_file()
+
+
+def registered_table(documents: list[Doc]) -> Table:
+    table = make_table(
+        ("MODEL", "VERSIONS", "LATEST", "ALIASES", "SERVED BY", "PUBLISHED"), right=("VERSIONS", "LATEST")
+    )
+    for one in documents:
+        table.add_row(
+            Text(one["name"], "bold"),
+            f"{one['versions']:,}",
+            str(one["latest"] or "–"),
+            Text(", ".join(f"{alias} → {version or '–'}" for alias, version in one["aliases"].items()), "cyan"),
+            one["served_by"],
+            when(one["published_at"]),
+        )
+    return table
+
+
+def served_table(documents: list[dict[str, Any]], *, is_wide: bool = True) -> Table:
+    counts = ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", *(("BATCH", "QUEUE", "WORKERS") if is_wide else ()))
+    table = make_table(("MODEL", "VERSION", "STATE", *counts), right=counts)
+    for model in documents:
         for version in model["versions"]:
             recent, requests = version["recent"], version["requests"]
             batch = "–" if recent["batch_size"] is None else f"{recent['batch_size']:.1f}"

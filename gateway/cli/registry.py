@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from gateway.admin.problems import Problem, ProblemError, from_error
-from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
 from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
 from gateway.errors import SettingsError
 from gateway.settings import Settings
@@ -32,17 +32,6 @@ Decision = Literal["approved", "rejected"]
 Report = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and how much there is."""
 
-EXIT_CODES = {
-    400: ExitCode.USAGE,
-    401: ExitCode.NOT_PERMITTED,
-    404: ExitCode.NOT_FOUND,
-    409: ExitCode.REFUSED,
-    412: ExitCode.CONFLICT,
-    428: ExitCode.CONFLICT,
-    502: ExitCode.UNAVAILABLE,
-    503: ExitCode.UNAVAILABLE,
-    507: ExitCode.UNAVAILABLE,
-}
 HINTS = {
     "unauthorized": f"give a token by --token-file or ${TOKEN_VARIABLE}; `sluice token create` makes one",
     "approver-unknown": "ask with a token of your own, or give --data-dir",
@@ -119,11 +108,22 @@ def told() -> Iterator[None]:
 
 
 def failure_of(problem: Problem) -> CommandFailed:
-    code = EXIT_CODES.get(problem.status, ExitCode.REFUSED if problem.status < 500 else ExitCode.FAILED)
+    code = exit_code_of(problem.status)
     if problem.kind == "forbidden" and "scope" in problem.facts:
         code = ExitCode.NOT_PERMITTED
-    advice = problem.facts.get("advice")
-    return CommandFailed(problem.detail, HINTS.get(problem.kind, "") if not advice else "", code)
+    return CommandFailed(problem.detail, _hint(problem), code)
+
+
+def _hint(problem: Problem) -> str:
+    """What to do about it; empty where the sentence says so already."""
+    if problem.kind == "not-found":
+        model = str(problem.facts.get("name", "")).partition("/")[0].partition("@")[0]
+        return {
+            "model": "`sluice models --registered` lists what there is",
+            "version": f"`sluice versions {model}` lists what there is",
+            "alias": f"`sluice alias {model}` lists what there is",
+        }.get(str(problem.facts.get("kind")), "")
+    return "" if problem.facts.get("advice") else HINTS.get(problem.kind, "")
 
 
 def resolve(registry: Registry, model: str, reference: str) -> int:

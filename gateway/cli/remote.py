@@ -95,9 +95,17 @@ class AdminClient:
             with error:
                 raise ProblemError(_problem(error)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            reason = why_not(error)
             hint = "is `sluice serve` running there, and is this its admin port?"
             raise CommandFailed(f"{self.url} does not answer: {reason}", hint, ExitCode.UNAVAILABLE) from None
+
+
+def why_not(error: Exception) -> str:
+    """Why there was no answer over HTTP, in words."""
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+        return "what listens there does not speak HTTP"
+    reason = getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -111,7 +111,7 @@ def check_repository(folder: Path) -> None:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise CommandFailed(
             f"the model repository {folder} {what}",
-            "it holds <model>/<version>/model.onnx; `sluice demo` makes one to look at",
+            "it holds <model>/<version>/model.onnx; without --model-repository, the registry in --data-dir is served",
         )
     if not os.access(folder, os.R_OK | os.X_OK):
         raise CommandFailed(f"the model repository {folder} may not be read by this user")

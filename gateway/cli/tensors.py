@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gateway.cli.failure import CommandFailed
+from gateway.cli.failure import CommandFailed, ExitCode
 
 Array = npt.NDArray[Any]
 
@@ -29,16 +29,16 @@ def read_value(text: str) -> Any:
     path = Path(text)
     if path.suffix in (".npy", ".json"):
         if not path.is_file():
-            raise CommandFailed(f"there is no file {text}")
+            raise _refused(f"there is no file {text}")
         try:
             return np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise CommandFailed(f"{text} cannot be read: {error}") from None
+            raise _refused(f"{text} cannot be read: {error}") from None
     try:
         return json.loads(text)
     except ValueError:
         if text.lstrip()[:1] in ("[", "{", '"'):
-            raise CommandFailed(f"this is not JSON: {text[:80]}") from None
+            raise _refused(f"this is not JSON: {text[:80]}") from None
         return text
 
 
@@ -48,7 +48,7 @@ def to_array(name: str, value: Any, datatype: str, shape: Sequence[int]) -> Arra
     One row may be given without its leading dimension, and a flat list is folded where only one shape is possible.
     """
     if datatype not in NUMPY_TYPES:
-        raise CommandFailed(f"input {name}: the datatype {datatype} is not known here")
+        raise _refused(f"input {name}: the datatype {datatype} is not known here")
     if datatype == "BYTES":
         array = np.array(_to_bytes(value), dtype=np.object_)
     else:
@@ -56,9 +56,9 @@ def to_array(name: str, value: Any, datatype: str, shape: Sequence[int]) -> Arra
             array = np.asarray(value)
             converted = array.astype(NUMPY_TYPES[datatype], casting="unsafe")
         except (ValueError, TypeError, OverflowError):
-            raise CommandFailed(f"input {name}: {_shown(value)} does not fit {datatype}") from None
+            raise _refused(f"input {name}: {_shown(value)} does not fit {datatype}") from None
         if datatype.startswith(("INT", "UINT")) and not np.array_equal(array, converted):
-            raise CommandFailed(f"input {name}: {_shown(value)} does not fit {datatype} without loss")
+            raise _refused(f"input {name}: {_shown(value)} does not fit {datatype} without loss")
         array = converted
     return fold(name, array, shape)
 
@@ -76,7 +76,7 @@ def fold(name: str, array: Array, shape: Sequence[int]) -> Array:
         except ValueError:
             pass
     wanted = ", ".join("any" if size < 0 else str(size) for size in shape)
-    raise CommandFailed(f"input {name}: the model takes the shape [{wanted}], not {list(array.shape)}")
+    raise _refused(f"input {name}: the model takes the shape [{wanted}], not {list(array.shape)}")
 
 
 def to_raw(array: Array, datatype: str) -> bytes:
@@ -109,6 +109,10 @@ def to_json(array: Array) -> Any:
         flat = np.array([item.decode("utf-8", "backslashreplace") for item in array.ravel()], dtype=np.object_)
         return flat.reshape(array.shape).tolist()
     return array.tolist()
+
+
+def _refused(problem: str) -> CommandFailed:
+    return CommandFailed(problem, exit_code=ExitCode.USAGE)
 
 
 def _to_bytes(value: Any) -> Any:

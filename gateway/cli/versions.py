@@ -65,12 +65,14 @@ def to_details(document: Doc) -> Table:
     made.add_column(overflow="fold")
     for name in ("model", "version", "stage", "aliases", "digest", "author", "created_at", "format", "opset"):
         made.add_row(name, _shown(document.get(name)))
+    served = Text("; ".join(document["reasons"]), "red") if document["reasons"] else Text("yes", "green")
+    made.add_row("may be served", served)
     made.add_row("size", byte_size(document["size"]))
     for side in ("inputs", "outputs"):
-        made.add_row(side, "\n".join(f"{one['name']}  {one['datatype']} {one['shape']}" for one in document[side]))
+        made.add_row(side, "\n".join(f"{one['name']}  {one['datatype']} {list(one['shape'])}" for one in document[side]))
     made.add_row("files", "\n".join(f"{one['sha256'][:12]}  {one['path']}" for one in document["files"]))
     for name in ("operators", "metrics", "tags", "lineage"):
-        pairs = {key: value for key, value in (document.get(name) or {}).items() if value not in (None, "")}
+        pairs = {key: value for key, value in (document.get(name) or {}).items() if value not in (None, "", False)}
         if pairs:
             made.add_row(name, "\n".join(f"{key}  {_shown(value)}" for key, value in pairs.items()))
     if document.get("card"):

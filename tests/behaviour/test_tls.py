@@ -1,9 +1,11 @@
 """TLS and mutual TLS on both inference ports."""
 
+import json
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,26 @@ def test_handshakes_that_fail_do_not_use_up_the_connections(start_gateway: Start
             raw.recv(1)
     assert gateway.is_ready()
     assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_command_line_speaks_tls_over_both_transports(secured: Gateway, papers: Papers, transport: str) -> None:
+    def infer(*files: str, scheme: str = "") -> subprocess.CompletedProcess[str]:
+        port = secured.grpc_port if transport == "grpc" else secured.http_port
+        command = [sys.executable, "-m", "gateway", "infer", "free", "--input", "[[1.5, 2.5]]", "--json", *files]
+        command += ["--url", f"{scheme}localhost:{port}", *(["--grpc"] if transport == "grpc" else [])]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    authority = ("--ca-file", str(papers.authority))
+    client = ("--certificate-file", str(papers.client), "--private-key-file", str(papers.client_key))
+    for scheme in ("", "https://"):
+        done = infer(*authority, *client, scheme=scheme)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["outputs"][0]["data"] == [[1.5, 2.5]]
+    stranger = infer(scheme="https://")
+    assert stranger.returncode == 7
+    assert "--ca-file" in stranger.stderr
+    assert stranger.stderr.count("\n") == 2, "one error and one hint"
+    assert infer(*authority, "--certificate-file", str(papers.client)).returncode == 2
+    assert infer("--ca-file", str(papers.server_key)).returncode == 2
+    assert infer(*authority, scheme=f"{transport}://").returncode == 2

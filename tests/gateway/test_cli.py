@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from gateway import __version__
 from gateway.cli import app
 from gateway.cli.clients import Signature, TensorSpec
-from gateway.cli.failure import CommandFailed
+from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.infer import read_inputs
 from gateway.cli.models import duration
 from gateway.cli.serve import foreseen, read_assignments
@@ -190,3 +190,28 @@ def test_models_shows_state_and_latency(gateway: Gateway) -> None:
     listed = json.loads(call("models", "--url", gateway.admin_url, "--json").output)
     [free] = [model for model in listed["models"] if model["name"] == "free"]
     assert free["versions"][0]["requests"]["total"] >= 1
+
+
+def test_a_command_that_is_not_there_is_told_with_the_nearest() -> None:
+    refused = failure("alais", "fraud")
+    assert (str(refused), refused.hint, refused.exit_code) == (
+        "there is no command alais",
+        "did you mean `sluice alias`?",
+        ExitCode.USAGE,
+    )
+    assert "sluice --help" in failure("frobnicate").hint
+
+
+def test_a_port_that_speaks_something_else_is_told_as_such(gateway: Gateway) -> None:
+    for arguments in (("models", "--url", gateway.grpc_url), ("infer", "free", "-i", ROWS, "--url", gateway.grpc_url)):
+        refused = failure(*arguments)
+        assert "what listens there does not speak HTTP" in str(refused)
+        assert refused.exit_code == ExitCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("transport", [(), ("--grpc",)])
+def test_infer_ends_with_a_code_that_says_what_is_wrong(gateway: Gateway, transport: tuple[str, ...]) -> None:
+    url = gateway.grpc_url if transport else gateway.http_url
+    assert failure("infer", "absent", "-i", "1", *transport, "--url", url).exit_code == ExitCode.NOT_FOUND
+    assert failure("infer", "free", "-i", "{", *transport, "--url", url).exit_code == ExitCode.USAGE
+    assert failure("infer", "free", "-i", ROWS, "-o", "nothing", *transport, "--url", url).exit_code == ExitCode.USAGE

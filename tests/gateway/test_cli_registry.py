@@ -11,6 +11,7 @@ from typing import Any
 
 import models
 import pytest
+from live_gateway import free_ports
 from live_plane import LivePlane
 from typer.testing import CliRunner, Result
 
@@ -113,6 +114,43 @@ def test_what_was_said_about_a_version_is_kept(two: Shell, tmp_path: Path, file:
     shown = two.text("versions", "fraud")
     assert "champion" in shown
     assert "md5:abc" in shown
+
+
+def test_the_models_of_the_registry_are_listed(two: Shell) -> None:
+    [found] = two.json("models", "--registered")["models"]
+    assert (found["name"], found["versions"], found["aliases"]) == ("fraud", 2, {"champion": 1})
+    assert "champion → 1" in two.text("models", "--registered")
+
+
+def test_models_shows_the_registry_where_no_gateway_answers(tmp_path: Path, file: Callable[[int], str]) -> None:
+    (port,) = free_ports(1)
+    shell = Shell(tmp_path, ())
+    environment = {"SLUICE_DATA_DIR": str(tmp_path), "SLUICE_ADMIN_PORT": str(port)}
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments, env=environment)
+
+    assert isinstance(run("models").exception, CommandFailed), "there is no registry either"
+    assert shell.text("models", "--data-dir", str(tmp_path)).startswith("No model is registered in ")
+    shell.text("push", file(1), "--name", "fraud", "--data-dir", str(tmp_path))
+    found = run("models")
+    assert "fraud" in found.stdout
+    assert "No gateway answers" in found.stderr
+    refused = run("models", "--json").exception
+    assert isinstance(refused, CommandFailed), "what a script reads does not depend on whether a gateway runs"
+    assert refused.exit_code == ExitCode.UNAVAILABLE
+    assert json.loads(run("models", "--json", "--data-dir", str(tmp_path)).stdout)["models"][0]["name"] == "fraud"
+
+
+def test_what_is_not_there_is_told_with_the_command_that_lists_what_is(two: Shell) -> None:
+    assert "sluice models --registered" in two.failure("versions", "fruad").hint
+    assert "sluice versions fraud" in two.failure("verify", "fraud", "9").hint
+
+
+def test_a_version_says_what_keeps_it_from_being_served(two: Shell) -> None:
+    assert "may be served  yes" in two.text("versions", "fraud", "1")
+    two.text("policy", "fraud", "--require-approval")
+    assert "approv" in two.text("versions", "fraud", "1").partition("may be served")[2].partition("size")[0]
 
 
 def test_an_alias_moves_and_tells_from_where(two: Shell) -> None:

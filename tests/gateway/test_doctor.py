@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -34,6 +35,14 @@ def test_only_what_is_missing_fails(monkeypatch: pytest.MonkeyPatch, status: com
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == code
     assert "a command" in result.output
+
+
+def test_every_native_module_is_looked_for_whether_it_is_built_or_not(tmp_path: Path) -> None:
+    sources = Path(command.__file__).parents[2] / "kernels"
+    assert command.native_modules(sources) == sorted(path.stem for path in sources.glob("*.pyx"))
+    for name in ("wire.pyi", "wire.so", "lanes.pyi", "reference.py"):
+        (tmp_path / name).touch()
+    assert command.native_modules(tmp_path) == ["lanes", "wire"]
 
 
 def test_a_taken_port_is_told_as_such() -> None:

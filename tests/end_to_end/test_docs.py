@@ -1,0 +1,83 @@
+"""The pages of the documentation are run as they stand: what they say is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from doc_pages import page, reading
+from live_gateway import ROOT
+from mlflow_server import ENVIRONMENT, ONNX_MLMODEL, mlflow_server
+from postgresql_server import postgresql_server
+from s3_server import S3Server, s3_server
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def trained(folder: Path) -> None:
+    """What every page begins with: the first page's models."""
+    with reading(folder) as reader:
+        reader.read([block for block in page("publish.md") if block.kind == "python"])
+
+
+def places_of(s3: S3Server) -> dict[str, str]:
+    return {"s3://models": s3.bucket_url(), "http://minio:9000": s3.endpoint}
+
+
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
+
+
+def test_publish_your_first_model(tmp_path: Path) -> None:
+    with reading(tmp_path) as reader:
+        reader.read(page("publish.md"))
+
+
+def test_governance(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with reading(tmp_path) as reader:
+        reader.read(page("governance.md"))
+
+
+def test_share_a_registry_between_gateways(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with postgresql_server() as postgresql, s3_server() as s3:
+        database = {"postgresql+psycopg://sluice@db.example.com/sluice": postgresql.database_url()}
+        with reading(tmp_path, places_of(s3) | database, AWS) as reader:
+            reader.read(page("shared.md"))
+
+
+def test_connect_a_bucket(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with s3_server() as s3, reading(tmp_path, places_of(s3), AWS) as reader:
+        reader.read(page("bucket.md"))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+def test_connect_mlflow(tmp_path: Path) -> None:
+    trained(tmp_path)
+    home = tmp_path / "mlflow"
+    home.mkdir()
+    with mlflow_server(home) as server:
+        for name in ("first.onnx", "second.onnx"):
+            mlmodel = ONNX_MLMODEL.format(data="model.onnx").encode()
+            server.register("iris", {"MLmodel": mlmodel, "model.onnx": (tmp_path / name).read_bytes()})
+        places = {"https://mlflow.example.com": server.url}
+        interpreter = str(ENVIRONMENT / "bin" / "python")
+        with reading(tmp_path, places, {"MLFLOW_RUN_ID": "0123456789abcdef"}, interpreter) as reader:
+            reader.read(page("mlflow.md"))
+
+
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        linked = (ROOT / "docs" / (target or name)).resolve()
+        assert linked.is_file(), f"{name}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
