@@ -30,7 +30,9 @@ from gateway.cli.registry import Doc, Publication, complete_model, open_registry
 
 
 def push(
-    path: Annotated[Path, typer.Argument(help="An ONNX file, a model folder, or a file of skops, LightGBM, XGBoost or torch.export.")],
+    path: Annotated[
+        Path, typer.Argument(help="An ONNX file, a model folder, or one of skops, LightGBM, XGBoost, torch.export.")
+    ],
     name: Annotated[str, typer.Option("--name", "-n", help="The model.", autocompletion=complete_model)],
     alias: Annotated[str | None, typer.Option("--alias", "-a", help="Point this alias at the version.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A tag; one or more.")] = None,

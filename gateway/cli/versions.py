@@ -69,7 +69,8 @@ def to_details(document: Doc) -> Table:
     made.add_row("may be served", served)
     made.add_row("size", byte_size(document["size"]))
     for side in ("inputs", "outputs"):
-        made.add_row(side, "\n".join(f"{one['name']}  {one['datatype']} {list(one['shape'])}" for one in document[side]))
+        tensors = (f"{one['name']}  {one['datatype']} {list(one['shape'])}" for one in document[side])
+        made.add_row(side, "\n".join(tensors))
     made.add_row("files", "\n".join(f"{one['sha256'][:12]}  {one['path']}" for one in document["files"]))
     for name in ("operators", "metrics", "tags", "lineage"):
         pairs = {key: value for key, value in (document.get(name) or {}).items() if value not in (None, "", False)}

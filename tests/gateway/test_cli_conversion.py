@@ -140,8 +140,8 @@ def test_what_the_converter_does_not_know_is_refused_with_the_way_out(tmp_path: 
 
 
 def test_a_skops_file_of_types_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
-    from skops import io
     from sklearn.preprocessing import FunctionTransformer
+    from skops import io
 
     io.dump(FunctionTransformer(models.tabular), tmp_path / "model.skops")
     refused = refusal(tmp_path / "model.skops", tmp_path / "data")
