@@ -62,8 +62,10 @@ class Tamper:
 
     def change(self, table: str, row: sqlite3.Row, column: str) -> None:
         old = row[column]
-        if isinstance(old, int):
-            new: Any = old + 1
+        if column == "is_passed":
+            new: Any = 1 - old
+        elif isinstance(old, int):
+            new = old + 1
         elif old is None:
             new = 1
         elif column == "stage":
