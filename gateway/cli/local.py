@@ -16,6 +16,10 @@ from registry.publish import push
 class LocalRegistry(RegistryService):
     """What `gateway.cli.registry.Registry` says."""
 
+    @property
+    def place(self) -> str:
+        return super().place.removeprefix("sqlite:///")
+
     def push(self, publication: Publication, report: Report) -> Doc:
         result = push(
             self.catalog,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from doc_pages import page, reading
+from doc_pages import blocks, page, reading, section
 from live_gateway import ROOT
 from mlflow_server import ENVIRONMENT, ONNX_MLMODEL, mlflow_server
 from postgresql_server import postgresql_server
@@ -31,6 +31,20 @@ AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS
 def test_publish_your_first_model(tmp_path: Path) -> None:
     with reading(tmp_path) as reader:
         reader.read(page("publish.md"))
+
+
+def test_the_readme_on_the_registry(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "first.onnx").rename(tmp_path / "model.onnx")
+    (tmp_path / "second.onnx").rename(tmp_path / "better.onnx")
+    with reading(tmp_path) as reader:
+        reader.read(blocks(section((ROOT / "README.md").read_text(), "The registry")))
+
+
+def test_the_page_to_look_things_up(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with reading(tmp_path) as reader:
+        reader.read(page("registry.md"))
 
 
 def test_governance(tmp_path: Path) -> None:
