@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -37,7 +37,8 @@ def _field_value(field: FieldDescriptor, value: Any) -> Json:
         print_value = _printer(field.message_type.fields_by_name["value"])
         return {str(key): print_value(value[key]) for key in sorted(value)}
     print_element = _printer(field)
-    return [print_element(element) for element in value] if field.is_repeated else print_element(value)
+    is_repeated = isinstance(value, MutableSequence)  # the descriptor says so from protobuf 6.31 on
+    return [print_element(element) for element in value] if is_repeated else print_element(value)
 
 
 def _printer(field: FieldDescriptor) -> Callable[[Any], Json]:

@@ -395,9 +395,13 @@ def test_a_deadline_that_passes_ends_the_call_and_cancels_its_handler(make: Make
 
 def test_a_deadline_does_not_touch_a_call_that_has_finished(make: MakePeer) -> None:
     async def main() -> None:
-        peer = make(handler=lambda call: call.finish())
+        peer = make(handler=lambda call: None)
         stream = peer.call(b"abc", b"/s/m", (b"grpc-timeout", b"1m"))
-        await asyncio.sleep(0.003)
+        peer.calls[0].finish()
+        peer.call(b"abc", b"/s/m", (b"grpc-timeout", b"2m"))
+        later = asyncio.Event()
+        peer.calls[1].on_cancel = later.set
+        await asyncio.wait_for(later.wait(), 10.0)
         peer.exchange()
         assert peer.replies[stream].status == 0
 
