@@ -91,11 +91,11 @@ class TokenStore:
     """The file, for the command line: every change reads, changes and replaces it under a lock."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
 
     def list(self) -> list[ApiToken]:
         """By age. TokenError when the file cannot be read."""
-        return sorted(read(self._file).values(), key=lambda token: (token.created_at, token.id))
+        return sorted(read(self.file).values(), key=lambda token: (token.created_at, token.id))
 
     def create(self, name: str, scopes: Iterable[str], now: float, lifetime: float | None = None) -> Created:
         created = mint(name, scopes, now, lifetime)
@@ -122,17 +122,17 @@ class TokenStore:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, ApiToken]]:
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(f"{self._file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise TokenError(f"{self._file} cannot be written: {error.strerror}") from None
+            raise TokenError(f"{self.file} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            tokens = read(self._file)
+            tokens = read(self.file)
             yield tokens
-            _write(self._file, tokens)
+            _write(self.file, tokens)
         except OSError as error:
-            raise TokenError(f"{self._file} cannot be written: {error.strerror}") from None
+            raise TokenError(f"{self.file} cannot be written: {error.strerror}") from None
         finally:
             os.close(lock)
 
@@ -144,7 +144,7 @@ class Keyring:
     """
 
     def __init__(self, file: Path, now: Callable[[], float]) -> None:
-        self._file, self._now = file, now
+        self.file, self._now = file, now
         # What the file held when it had this stamp; None while it cannot be read.
         self._tokens: dict[str, ApiToken] | None = {}
         self._stamp: tuple[int, ...] | None = None
@@ -161,7 +161,7 @@ class Keyring:
 
     def _current(self) -> dict[str, ApiToken] | None:
         try:
-            status = os.stat(self._file)
+            status = os.stat(self.file)
             stamp: tuple[int, ...] = (status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino)
         except FileNotFoundError:
             stamp = ()
@@ -170,7 +170,7 @@ class Keyring:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._tokens = read(self._file)
+                self._tokens = read(self.file)
             except TokenError as error:
                 self._tokens = None
                 _log.error("API tokens cannot be read", extra={"action": "tokens-unreadable", "reason": str(error)})

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json, table, when
-from gateway.cli.registry import Model, complete_alias, complete_version, open_registry, resolve
+from gateway.cli.registry import Model, complete_alias, complete_version, open_registry, resolve, warn_if_unserved
 
 
 def alias(
@@ -70,6 +70,8 @@ def alias(
             moved = before or {"model": name, "alias": alias, "version": None, "generation": 0}
         else:
             moved = registry.move_alias(name, alias, target, before["generation"] if before else 0, reason)
+        if target is not None:
+            warn_if_unserved(registry, name, target)
     if as_json:
         print_json({**moved, "previous_version": was, "moved": was != target})
     elif was == target:

@@ -23,6 +23,7 @@ from gateway.cli.remote import why_not
 from gateway.cli.tensors import Array, from_raw, to_raw
 
 _ABSENT_HINT = "is `sluice serve` running there? `--url` names another address, https:// one with TLS"
+_UNKNOWN_HINT = "`sluice models` shows what is served"
 _TLS_HINT = "is this its inference port with TLS, and does --ca-file hold the authority of its certificate?"
 _EXIT_CODES = {
     "INVALID_ARGUMENT": ExitCode.USAGE,
@@ -156,7 +157,8 @@ class HttpClient:
         except urllib.error.HTTPError as error:
             with error:
                 code = exit_code_of(error.code)
-                raise CommandFailed(f"{_error_text(error.read())} (HTTP {error.code})", exit_code=code) from None
+                hint = _UNKNOWN_HINT if code == ExitCode.NOT_FOUND else ""
+                raise CommandFailed(f"{_error_text(error.read())} (HTTP {error.code})", hint, code) from None
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             is_tls = isinstance(getattr(error, "reason", error), ssl.SSLError)
             hint = _TLS_HINT if is_tls else _ABSENT_HINT
@@ -225,6 +227,8 @@ class GrpcClient:
                 hint = _TLS_HINT if self._has_tls else _ABSENT_HINT
                 details = details.replace("failed to connect to all addresses; last error: ", "no connection: ")
             exit_code = _EXIT_CODES.get(code.name, ExitCode.FAILED)
+            if exit_code == ExitCode.NOT_FOUND:
+                hint = _UNKNOWN_HINT
             raise CommandFailed(f"{details} (gRPC {code.name})", hint, exit_code) from None
 
 

@@ -31,6 +31,14 @@ from gateway.settings import GIB, Settings
 Status = Literal["ok", "warning", "missing"]
 _MARKS: dict[Status, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "missing": ("✗", "bold red")}
 LIBRARIES = {"nghttp2": "libnghttp2-dev", "simdjson": "libsimdjson-dev"}
+EXTRAS = {
+    "tritonclient": ("demo", "the demo's snippet"),
+    "obstore": ("objects", "a bucket"),
+    "psycopg": ("postgresql", "a catalog that gateways share"),
+    "model-signing": ("signing", "a signature on a version"),
+    "onnxmltools": ("convert", "a push of another format than ONNX"),
+}
+"""Packages that not everybody needs: the extra that brings each, and who does."""
 BUILD_TOOLS = {"g++": "g++", "cmake": "cmake", "pkg-config": "pkg-config"}
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "sve")
 
@@ -157,15 +165,12 @@ def check_packages() -> Iterator[Finding]:
             yield Finding(package, "ok", importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             yield Finding(package, "missing", "not installed", "pip install sluice-gateway")
-    if importlib.util.find_spec("tritonclient") is None:
-        yield Finding(
-            "tritonclient",
-            "warning",
-            "not installed; only the demo's snippet needs it",
-            "pip install 'sluice-gateway[demo]'",
-        )
-    else:
-        yield Finding("tritonclient", "ok", importlib.metadata.version("tritonclient"))
+    for package, (extra, purpose) in EXTRAS.items():
+        try:
+            yield Finding(package, "ok", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            fix = f"pip install 'sluice-gateway[{extra}]'"
+            yield Finding(package, "warning", f"not installed; only {purpose} needs it", fix)
 
 
 def check_engine() -> Iterator[Finding]:

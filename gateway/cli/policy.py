@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json
-from gateway.cli.registry import Doc, Model, open_registry
+from gateway.cli.registry import Doc, Model, open_registry, warn_if_unserved
 
 SHOWN_DIGITS = 12
 
@@ -63,6 +63,9 @@ def policy(
             raise CommandFailed(problem, exit_code=ExitCode.CONFLICT)
         if changes:
             document = registry.set_policy(name, merged(document["policy"], changes), document["digest"], reason)
+            # A policy holds at once, also for what is loaded.
+            for version in sorted({one["version"] for one in registry.aliases(name) if one["version"] is not None}):
+                warn_if_unserved(registry, name, version)
     if as_json:
         print_json(document)
     else:

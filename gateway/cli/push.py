@@ -26,7 +26,7 @@ from gateway.cli.options import (
     output,
     print_json,
 )
-from gateway.cli.registry import Doc, Publication, complete_model, open_registry, progress_bar
+from gateway.cli.registry import Doc, Publication, complete_model, open_registry, progress_bar, warn_if_unserved
 
 
 def push(
@@ -63,6 +63,8 @@ def push(
                 publication = of_converted(publication, source)
             with progress_bar() as report:
                 published = registry.push(publication, report)
+        if published["alias"]:
+            warn_if_unserved(registry, published["model"], published["version"])
         place = registry.place
     if as_json:
         print_json(published)

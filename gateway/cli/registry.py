@@ -139,6 +139,13 @@ def resolve(registry: Registry, model: str, reference: str) -> int:
     raise CommandFailed(f"{model} has no alias {reference}", hint, ExitCode.NOT_FOUND)
 
 
+def warn_if_unserved(registry: Registry, model: str, version: int) -> None:
+    """Says on standard error what keeps the version that an alias points at now from being served."""
+    if reasons := registry.version(model, version)["reasons"]:
+        text = f"{model} version {version} is not served: {'; '.join(reasons)}"
+        Console(stderr=True, highlight=False).print(text, style="yellow", soft_wrap=True)
+
+
 def settings_of(data_dir: Path | None, config: Path | None) -> Settings:
     """The settings as `sluice serve` would read them, so that both mean the same registry."""
     try:

@@ -118,8 +118,9 @@ def _problem(error: urllib.error.HTTPError) -> Problem:
         document = json.loads(error.read(1 << 20))
     except (ValueError, OSError, http.client.HTTPException):
         document = None
-    if not isinstance(document, dict):
-        document = {"detail": f"HTTP {error.code} {error.reason}"}
+    if not isinstance(document, dict) or "detail" not in document:
+        # Whatever stands between, or another port of the gateway.
+        document = {"detail": f"{error.url} answers HTTP {error.code} {error.reason}: is this an admin address?"}
     return Problem.from_dict(document, error.code)
 
 

@@ -43,7 +43,7 @@ def create(
         created = store.create(name, scopes, time.time(), lifetime)
     except TokenError as error:
         raise CommandFailed(str(error), exit_code=ExitCode.USAGE) from None
-    _show_created(created, as_json)
+    _show_created(created, store, as_json)
     if is_first:
         messages().print("The admin API of this gateway asks for a token from now on.", style="yellow")
 
@@ -77,7 +77,7 @@ def rotate(
     """Replace a token: a new one with the same name, scopes and lifetime; the old one ends after the grace."""
     seconds = duration(grace)
     store = _store(data_dir, config)
-    _show_created(_try(lambda: store.rotate(id, time.time(), seconds)), as_json)
+    _show_created(_try(lambda: store.rotate(id, time.time(), seconds)), store, as_json)
 
 
 @token.command()
@@ -116,13 +116,14 @@ def to_document(one: ApiToken, now: float) -> dict[str, Any]:
     }
 
 
-def _show_created(created: Created, as_json: bool) -> None:
+def _show_created(created: Created, store: TokenStore, as_json: bool) -> None:
     if as_json:
         print_json({**to_document(created.token, created.token.created_at), "token": created.text})
         return
     one = created.token
     until = _iso(one.expires_at) if one.expires_at else "revoked"
-    told = f"Token {one.id} for {one.name}: {', '.join(one.scopes)}, until {until}. It is not shown again:"
+    told = f"Token {one.id} for {one.name}: {', '.join(one.scopes)}, until {until}."
+    told += f" It holds for the gateway over {store.file.parent}, and is not shown again:"
     messages().print(told, soft_wrap=True)
     Console(soft_wrap=True, highlight=False).print(created.text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,21 @@ from s3_server import S3Server, s3_server
 pytestmark = pytest.mark.timeout(200)
 
 
-def trained(folder: Path) -> None:
-    """What every page begins with: the first page's models."""
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first page trains."""
+    folder = tmp_path_factory.mktemp("trained")
     with reading(folder) as reader:
         reader.read([block for block in page("publish.md") if block.kind == "python"])
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path: Path, models: Path) -> Path:
+    """A folder with what the other pages begin with."""
+    for name in ("first.onnx", "second.onnx"):
+        shutil.copy(models / name, tmp_path)
+    return tmp_path
 
 
 def places_of(s3: S3Server) -> dict[str, str]:
@@ -33,53 +45,47 @@ def test_publish_your_first_model(tmp_path: Path) -> None:
         reader.read(page("publish.md"))
 
 
-def test_the_readme_on_the_registry(tmp_path: Path) -> None:
-    trained(tmp_path)
-    (tmp_path / "first.onnx").rename(tmp_path / "model.onnx")
-    (tmp_path / "second.onnx").rename(tmp_path / "better.onnx")
-    with reading(tmp_path) as reader:
+def test_the_readme_on_the_registry(trained: Path) -> None:
+    (trained / "first.onnx").rename(trained / "model.onnx")
+    (trained / "second.onnx").rename(trained / "better.onnx")
+    with reading(trained) as reader:
         reader.read(blocks(section((ROOT / "README.md").read_text(), "The registry")))
 
 
-def test_the_page_to_look_things_up(tmp_path: Path) -> None:
-    trained(tmp_path)
-    with reading(tmp_path) as reader:
+def test_the_page_to_look_things_up(trained: Path) -> None:
+    with reading(trained) as reader:
         reader.read(page("registry.md"))
 
 
-def test_governance(tmp_path: Path) -> None:
-    trained(tmp_path)
-    with reading(tmp_path) as reader:
+def test_governance(trained: Path) -> None:
+    with reading(trained) as reader:
         reader.read(page("governance.md"))
 
 
-def test_share_a_registry_between_gateways(tmp_path: Path) -> None:
-    trained(tmp_path)
+def test_share_a_registry_between_gateways(trained: Path) -> None:
     with postgresql_server() as postgresql, s3_server() as s3:
         database = {"postgresql+psycopg://sluice@db.example.com/sluice": postgresql.database_url()}
-        with reading(tmp_path, places_of(s3) | database, AWS) as reader:
+        with reading(trained, places_of(s3) | database, AWS) as reader:
             reader.read(page("shared.md"))
 
 
-def test_connect_a_bucket(tmp_path: Path) -> None:
-    trained(tmp_path)
-    with s3_server() as s3, reading(tmp_path, places_of(s3), AWS) as reader:
+def test_connect_a_bucket(trained: Path) -> None:
+    with s3_server() as s3, reading(trained, places_of(s3), AWS) as reader:
         reader.read(page("bucket.md"))
 
 
 @pytest.mark.heavy
 @pytest.mark.timeout(400)
-def test_connect_mlflow(tmp_path: Path) -> None:
-    trained(tmp_path)
-    home = tmp_path / "mlflow"
+def test_connect_mlflow(trained: Path) -> None:
+    home = trained / "mlflow"
     home.mkdir()
     with mlflow_server(home) as server:
         for name in ("first.onnx", "second.onnx"):
             mlmodel = ONNX_MLMODEL.format(data="model.onnx").encode()
-            server.register("iris", {"MLmodel": mlmodel, "model.onnx": (tmp_path / name).read_bytes()})
+            server.register("iris", {"MLmodel": mlmodel, "model.onnx": (trained / name).read_bytes()})
         places = {"https://mlflow.example.com": server.url}
         interpreter = str(ENVIRONMENT / "bin" / "python")
-        with reading(tmp_path, places, {"MLFLOW_RUN_ID": "0123456789abcdef"}, interpreter) as reader:
+        with reading(trained, places, {"MLFLOW_RUN_ID": "0123456789abcdef"}, interpreter) as reader:
             reader.read(page("mlflow.md"))
 
 

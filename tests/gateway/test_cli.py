@@ -89,7 +89,8 @@ def test_serve_refuses_a_file_as_a_repository(tmp_path: Path) -> None:
 
 def test_serve_refuses_an_open_admin_port_without_a_token(tmp_path: Path) -> None:
     ports = ("--http-port", "0", "--grpc-port", "0", "--admin-port", "0")
-    refused = failure("serve", "-m", str(tmp_path), *ports, "--set", "admin.host=0.0.0.0")
+    folders = ("-m", str(tmp_path), "--data-dir", str(tmp_path / "data"))
+    refused = failure("serve", *folders, *ports, "--set", "admin.host=0.0.0.0")
     assert "admin.host: 0.0.0.0 is not loopback" in str(refused)
 
 
@@ -215,3 +216,9 @@ def test_infer_ends_with_a_code_that_says_what_is_wrong(gateway: Gateway, transp
     assert failure("infer", "absent", "-i", "1", *transport, "--url", url).exit_code == ExitCode.NOT_FOUND
     assert failure("infer", "free", "-i", "{", *transport, "--url", url).exit_code == ExitCode.USAGE
     assert failure("infer", "free", "-i", ROWS, "-o", "nothing", *transport, "--url", url).exit_code == ExitCode.USAGE
+
+
+def test_an_address_that_is_no_admin_address_is_told_as_such(gateway: Gateway) -> None:
+    refused = failure("versions", "fraud", "--admin-url", gateway.http_url)
+    assert "is this an admin address?" in str(refused)
+    assert refused.exit_code == ExitCode.NOT_FOUND

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 
 import models
 import pytest
-from live_gateway import free_ports
+from live_gateway import ROOT, free_ports
 from live_plane import LivePlane
 from typer.testing import CliRunner, Result
 
-from gateway.cli import COMMANDS, app
+from gateway.cli import COMMANDS, Commands, app
 from gateway.cli.failure import CommandFailed, ExitCode
 from registry.artifacts import LocalArtifacts
 
@@ -318,3 +319,36 @@ def test_completion_knows_models_aliases_and_versions(two: Shell) -> None:
     assert completed("sluice alias fraud ch") == ["champion"]
     assert set(completed("sluice diff fraud ")) >= {"1", "2", "champion"}
     assert "push" in completed("sluice pu")
+
+
+def test_an_alias_at_a_version_that_is_not_served_says_why(two: Shell, file: Callable[[int], str]) -> None:
+    asked = two.run("policy", "fraud", "--require-approval")
+    assert "fraud version 1 is not served: not approved yet" in asked.stderr, "the champion"
+    moved = two.run("alias", "fraud", "champion", "2")
+    assert "fraud version 2 is not served: not approved yet" in moved.stderr
+    pushed = two.run("push", file(1), "--name", "fraud", "--alias", "candidate")
+    assert "fraud version 1 is not served: not approved yet" in pushed.stderr
+    two.text("policy", "fraud", "--no-require-approval")
+    assert two.run("alias", "fraud", "champion", "1").stderr == ""
+
+
+def test_every_subcommand_that_prints_has_json() -> None:
+    def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield path, {name for option in command.params for name in option.opts}
+        for name, one in (inner or {}).items():
+            yield from leaves(one, (*path, name))
+
+    group = Commands(name="sluice")
+    without = set()
+    for name in COMMANDS:
+        command = group.get_command(None, name)
+        without |= {" ".join(path) for path, options in leaves(command, (name,)) if "--json" not in options}
+    assert without == {"serve", "demo", "audit export"}, "these run, or print lines of JSON anyway"
+
+
+def test_the_table_of_exit_codes_is_the_one_that_is_used() -> None:
+    text = (ROOT / "docs" / "registry.md").read_text().partition("## Exit codes")[2]
+    listed = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert listed == [*sorted(ExitCode), 130]

@@ -173,3 +173,9 @@ def test_the_documentation_has_every_exit_code() -> None:
     text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text("utf-8")
     table = text.partition("## Exit codes")[2]
     assert all(f"| {code.value} | " in table for code in ExitCode)
+
+
+def test_a_token_says_which_gateway_it_is_for(tmp_path: Path) -> None:
+    made = run("token", "create", "--name", "ci", "--scope", "read", "--data-dir", str(tmp_path))
+    assert f"It holds for the gateway over {tmp_path}" in made.stderr
+    assert made.stdout.count("\n") == 1, "the token alone, for a file"

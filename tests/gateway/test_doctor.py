@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,13 @@ def test_every_native_module_is_looked_for_whether_it_is_built_or_not(tmp_path: 
     for name in ("wire.pyi", "wire.so", "lanes.pyi", "reference.py"):
         (tmp_path / name).touch()
     assert command.native_modules(tmp_path) == ["lanes", "wire"]
+
+
+def test_each_extra_that_is_told_of_brings_the_package() -> None:
+    project = tomllib.loads((Path(command.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for package, (extra, _) in command.EXTRAS.items():
+        brought = project["optional-dependencies"][extra]
+        assert any(re.match(rf"{package}\b", one) for one in brought), package
 
 
 def test_a_taken_port_is_told_as_such() -> None:
