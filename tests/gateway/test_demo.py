@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import sklearn.datasets
+from live_gateway import ROOT
 from rich.console import Console
 
 from gateway import demo as models
@@ -112,3 +113,7 @@ def test_the_sample_is_a_row_of_the_data_about_which_the_versions_disagree(setti
                 session = onnxruntime.InferenceSession(file.read())
             labels.append(session.run(["label"], {"measurements": np.array([models.SAMPLE_ROW], np.float32)})[0][0])
     assert labels == [0, 1]
+
+
+def test_the_readme_shows_the_line_that_is_printed() -> None:
+    assert demo.curl_line(Settings()) in (ROOT / "README.md").read_text()
