@@ -5,7 +5,6 @@ A subcommand's file is imported when it is asked for: what one needs to start sh
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from typing import Any
@@ -48,6 +47,8 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib  # for a slip only
+
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             hint = f"did you mean `sluice {near[0]}`?" if near else "`sluice --help` lists them"
             raise CommandFailed(f"there is no command {args[0]}", hint, ExitCode.USAGE)

@@ -24,8 +24,9 @@ from rich.text import Text
 from gateway import demo as demo_models
 from gateway.cli.failure import CommandFailed
 from gateway.cli.local import LocalRegistry, opened
+from gateway.cli.options import address
 from gateway.cli.registry import Publication, told, user_name
-from gateway.cli.serve import address, check_ports, run
+from gateway.cli.serve import check_ports, run
 from gateway.demo import RECIPES, SAMPLE_ROW, Recipe, make
 from gateway.errors import SettingsError
 from gateway.settings import Settings

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec, Tls
 from gateway.cli.failure import CommandFailed, ExitCode
+from gateway.cli.options import address
 from gateway.cli.registry import settings_of
-from gateway.cli.serve import address
 from gateway.cli.tensors import read_value, to_array, to_json
 
 MAX_ROWS, MAX_COLUMNS, CELL_WIDTH = 20, 12, 14

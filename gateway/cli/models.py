@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from gateway.cli.columns import Cell, print_columns
 from gateway.cli.failure import CommandFailed, ExitCode
-from gateway.cli.options import AsJson, Config, DataDir, TokenFile, messages, output, print_json, when
-from gateway.cli.options import table as make_table
+from gateway.cli.options import AsJson, Config, DataDir, TokenFile, address, messages, output, print_json, when
 from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
 from gateway.cli.remote import AdminClient
-from gateway.cli.serve import address
 from gateway.registry_places import catalog_file
 from gateway.settings import Settings
 from gateway.settings_sources import ADMIN_URL_VARIABLE
@@ -72,7 +71,7 @@ def models(
         output().print("No model is loaded.")
     else:
         console = output()
-        console.print(served_table(answer["models"], is_wide=console.width >= WIDE))
+        print_served(console, answer["models"], is_wide=console.width >= WIDE)
 
 
 def show_registered(
@@ -83,7 +82,7 @@ def show_registered(
     if as_json:
         print_json({"models": documents})
     elif documents:
-        output().print(registered_table(documents))
+        print_registered(output(), documents)
     else:
         output().print(f"No model is registered in {place}: `sluice push` publishes one.", soft_wrap=True)
 
@@ -93,25 +92,25 @@ def _has_catalog(settings: Settings) -> bool:
     return file is None or file.is_file()
 
 
-def registered_table(documents: list[Doc]) -> Table:
-    table = make_table(
-        ("MODEL", "VERSIONS", "LATEST", "ALIASES", "SERVED BY", "PUBLISHED"), right=("VERSIONS", "LATEST")
-    )
-    for one in documents:
-        table.add_row(
+def print_registered(console: Console, documents: list[Doc]) -> None:
+    titles = ("MODEL", "VERSIONS", "LATEST", "ALIASES", "SERVED BY", "PUBLISHED")
+    rows: list[list[Cell]] = [
+        [
             Text(one["name"], "bold"),
             f"{one['versions']:,}",
             str(one["latest"] or "–"),
             Text(", ".join(f"{alias} → {version or '–'}" for alias, version in one["aliases"].items()), "cyan"),
             one["served_by"],
             when(one["published_at"]),
-        )
-    return table
+        ]
+        for one in documents
+    ]
+    print_columns(console, titles, rows, right=("VERSIONS", "LATEST"))
 
 
-def served_table(documents: list[dict[str, Any]], *, is_wide: bool = True) -> Table:
+def print_served(console: Console, documents: list[dict[str, Any]], *, is_wide: bool = True) -> None:
     counts = ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", *(("BATCH", "QUEUE", "WORKERS") if is_wide else ()))
-    table = make_table(("MODEL", "VERSION", "STATE", *counts), right=counts)
+    rows: list[list[Cell]] = []
     for model in documents:
         for version in model["versions"]:
             recent, requests = version["recent"], version["requests"]
@@ -119,7 +118,7 @@ def served_table(documents: list[dict[str, Any]], *, is_wide: bool = True) -> Ta
             state = Text(version["state"], STATE_STYLES.get(version["state"], ""))
             if version["reason"]:
                 state.append(f"\n{version['reason']}", "dim")
-            table.add_row(
+            cells: list[Cell] = [
                 Text(model["name"], "bold"),
                 version["version"],
                 state,
@@ -129,8 +128,9 @@ def served_table(documents: list[dict[str, Any]], *, is_wide: bool = True) -> Ta
                 duration(recent["p50_seconds"]),
                 duration(recent["p99_seconds"]),
                 *((batch, f"{version['queue']['requests']:,}", f"{version['instances']}") if is_wide else ()),
-            )
-    return table
+            ]
+            rows.append(cells)
+    print_columns(console, ("MODEL", "VERSION", "STATE", *counts), rows, right=counts)
 
 
 def duration(seconds: float | None) -> str:

@@ -84,6 +84,10 @@ def when(moment: str | float | None, now: float | None = None) -> str:
     return f"{text} ago" if seconds >= 0 else f"in {text}"
 
 
+def address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def short(digest: str | None) -> Text:
     return Text((digest or "").removeprefix("sha256:")[:12], "dim")
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gateway import __version__, logs
 from gateway.cli.failure import CommandFailed
+from gateway.cli.options import address
 from gateway.errors import SettingsError, StartFailed
 from gateway.settings import Settings
 from gateway.settings_sources import CONFIG_VARIABLE, load
@@ -177,7 +178,3 @@ def origin(settings: Settings) -> str:
             return f"MLflow at {without_user(settings.registry.mlflow_url)}"
         case "objects":
             return without_user(settings.registry.objects_url)
-
-
-def address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
