@@ -41,7 +41,7 @@ help: ## show this
 setup: $(STAMPS)/demo native ## prepare .venv with the sluice command
 
 .PHONY: demo
-demo: setup ## train two small models, serve them, print what to try
+demo: setup ## publish two small models, serve them, print what to try
 	@exec $(BIN)/sluice demo $(ARGS)
 
 # cython-lint, the tests and the fuzzers call tools by name.
