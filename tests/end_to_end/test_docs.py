@@ -13,7 +13,7 @@ from mlflow_server import ENVIRONMENT, ONNX_MLMODEL, mlflow_server
 from postgresql_server import postgresql_server
 from s3_server import S3Server, s3_server
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
