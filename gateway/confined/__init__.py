@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry import errors
+from registry.errors import ArtifactRefused
 
 REQUEST, ANSWER, LOG = "request.json", "answer.json", "log.txt"
 MAX_ANSWER_BYTES = 512 << 20
 LAST_WORDS_BYTES = 2000
-_REFUSALS = {
-    kind.__name__: kind
-    for kind in (errors.ConversionFailed, errors.UnsafeFormat, errors.LimitExceeded, errors.InvalidModel)
-}
+_REFUSALS = {kind.__name__: kind for kind in ArtifactRefused.__subclasses__()}
 
 
 @dataclass(frozen=True)
