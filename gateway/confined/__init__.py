@@ -54,15 +54,22 @@ def run(module: str, folder: Path, request: dict[str, Any], bounds: Bounds) -> d
     command += [str(bounds.address_space_bytes)]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=_environment(folder, bounds), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env=_environment(folder, bounds),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         code = process.wait(bounds.seconds)
     except subprocess.TimeoutExpired:
         raise ConfinedFailed(f"took longer than {bounds.seconds:g} s") from None
     finally:
+        # With whatever it started: the group outlives its first process.
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if code != 0:
         raise ConfinedFailed(_ending(code, folder / LOG))
