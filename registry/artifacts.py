@@ -22,6 +22,7 @@ from registry.manifest import is_sha256
 
 CHUNK_BYTES = 1 << 20
 PART_SUFFIX = ".part"
+_UNFINISHED = "tmp"
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that have arrived since the last call."""
@@ -81,6 +82,10 @@ class ArtifactStore(Protocol):
 
     def list(self) -> Iterator[StoredObject]:
         """Every object, in no order."""
+
+    def remove_unfinished(self, before: float) -> None:
+        """Removes what is left of calls of `put` that were cut off and last wrote before a moment, in seconds since the
+        epoch. A store that shows nothing of them has nothing to do."""
 
 
 def open_store(url: str, *, options: dict[str, str] | None = None) -> ArtifactStore:
@@ -250,14 +255,16 @@ class LocalArtifacts:
     def put(self, path: Path, sha256: str) -> bool:
         target = self._path(sha256)
         with self._as_unavailable():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.root / "tmp").mkdir(exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _sync_folder(target.parent.parent)
+            (self.root / _UNFINISHED).mkdir(exist_ok=True)
         if target.exists() and _is_intact(target, sha256):
             if (found := hash_file(path)[0]) != sha256:
                 raise DigestMismatch(str(path), sha256, found)
             return False
         with self._as_unavailable():
-            descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
+            descriptor, name = tempfile.mkstemp(dir=self.root / _UNFINISHED)
         try:
             with open(descriptor, "wb", buffering=0) as file:
                 sha = hashlib.sha256()
@@ -323,6 +330,13 @@ class LocalArtifacts:
                 with suppress(FileNotFoundError):
                     status = entry.stat()
                     yield StoredObject(entry.name, status.st_size, status.st_mtime)
+
+    def remove_unfinished(self, before: float) -> None:
+        with self._as_unavailable():
+            for path in (self.root / _UNFINISHED).glob("*"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
     def _chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
         with self.open(sha256) as file:

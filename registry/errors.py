@@ -17,6 +17,7 @@ RegistryError
 ├── ArtifactRefused        bytes that are not taken in
 │   ├── InvalidManifest    a manifest with a field that makes no sense
 │   ├── InvalidCard        a model card that cannot be read
+│   ├── InvalidGoldenSet   a golden set that cannot be read
 │   ├── UnsafePath         a path that is absolute, has `..` in it, or odd characters
 │   ├── LinkRefused        a symbolic link, a pipe, a device: anything but a file or a folder
 │   ├── LimitExceeded      larger, deeper or more than allowed
@@ -166,6 +167,14 @@ class InvalidCard(ArtifactRefused):
 
     def __init__(self, path: str, reason: str) -> None:
         self.path = path
+        self.reason = reason
+
+
+class InvalidGoldenSet(ArtifactRefused):
+    """`field` of a golden set makes no sense; empty: the whole."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
         self.reason = reason
 
 

@@ -112,6 +112,9 @@ class ObjectArtifacts:
                     if is_sha256(name) and meta["path"] == _key(name):
                         yield StoredObject(name, meta["size"], meta["last_modified"].timestamp())
 
+    def remove_unfinished(self, before: float) -> None:
+        """Nothing: parts of an upload that was cut off are for the bucket's own rules to expire."""
+
     def _size(self, key: str) -> int | None:
         import obstore
 

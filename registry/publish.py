@@ -150,7 +150,8 @@ def publish(
 def collect(
     catalog: Catalog, store: ArtifactStore, *, before: float, is_dry_run: bool = False, batch: int = 200
 ) -> tuple[StoredObject, ...]:
-    """Removes objects that no version, no policy and no push under way names: what pushes left that never ended.
+    """Removes objects that no version, no policy and no push under way names, and halves of objects: what pushes left
+    that never ended.
 
     Pushing goes on meanwhile; it waits while one batch is deleted.
 
@@ -170,6 +171,7 @@ def collect(
     found = [one for one in store.list() if one.sha256 not in kept and one.modified_at < before]
     if is_dry_run:
         return tuple(found)
+    store.remove_unfinished(before)
     gone = []
     for start in range(0, len(found), batch):
         with catalog.collecting() as kept:

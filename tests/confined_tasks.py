@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -18,6 +19,11 @@ def perform(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
             return {"files": sorted(path.name for path in folder.iterdir()), "environment": sorted(os.environ)}
         case "crash":
             ctypes.string_at(0)
+        case "fork":
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            return {"pid": pid}
         case "hang":
             while True:
                 time.sleep(1)

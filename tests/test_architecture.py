@@ -97,6 +97,20 @@ def test_the_registry_knows_nothing_of_serving() -> None:
     assert arrows(("registry",), "gateway", "kernels") == {}
 
 
+CONVERTERS = ("skops", "sklearn", "skl2onnx", "onnxmltools", "lightgbm", "xgboost", "torch")
+
+
+def test_libraries_that_convert_are_loaded_by_conversions_and_the_demonstration_only() -> None:
+    assert {Path(path).parent.name for path in arrows(("registry",), *CONVERTERS)} == {"conversion"}
+    assert set(arrows(("gateway",), *CONVERTERS)) <= {"gateway/demo.py"}
+
+
+def test_what_runs_confined_is_imported_by_nobody_else() -> None:
+    inside = ("registry.conversion.run", "registry.conversion.agreement", "gateway.confined.golden")
+    importers = arrows(("gateway", "registry"), *inside).keys()
+    assert {path for path in importers if not path.startswith("registry/conversion/")} == set()
+
+
 def test_front_ends_know_the_data_plane_and_not_what_is_behind_it() -> None:
     assert arrows(("gateway/frontends",), "gateway.workers", "gateway.backends", "gateway.models", "registry") == {}
 

@@ -112,6 +112,9 @@ SCHEMAS: dict[str, Any] = {
             "operators": {"type": "object", "additionalProperties": _COUNT},
             "card": {"type": "object"},
             "config_text": {"type": ["string", "null"]},
+            "checks": _list(
+                _object({"name": _TEXT, "subject": _TEXT, "is_passed": {"type": "boolean"}, "detail": _TEXT})
+            ),
             "may_serve": {"type": "boolean"},
             "reasons": _list(_TEXT),
         }
@@ -154,7 +157,8 @@ SCHEMAS: dict[str, Any] = {
         },
     ),
     "Published": _object(
-        {"model": _TEXT, "version": _VERSION, "is_new": {"type": "boolean"}, "digest": _SHA256, "stage": _STAGE}
+        {"model": _TEXT, "version": _VERSION, "is_new": {"type": "boolean"}, "digest": _SHA256, "stage": _STAGE},
+        {"golden": _object({"is_passed": {"type": "boolean"}, "detail": _TEXT})},
     ),
     "Diff": _object(
         {

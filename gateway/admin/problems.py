@@ -140,6 +140,12 @@ _TABLE: tuple[_Row, ...] = (
     ),
     (errors.InvalidManifest, 422, "artifact-refused", lambda e: f"manifest: {e.field or 'the whole'}: {e.reason}"),
     (errors.InvalidCard, 422, "artifact-refused", lambda e: f"model card {e.path}: {e.reason}"),
+    (
+        errors.InvalidGoldenSet,
+        422,
+        "artifact-refused",
+        lambda e: f"golden set: {e.field or 'the whole'}: {e.reason}",
+    ),
     (errors.UnsafePath, 422, "artifact-refused", lambda e: f"the path {e.path!r} is refused: {e.reason}"),
     (errors.LinkRefused, 422, "artifact-refused", lambda e: f"{e.path} is a {e.kind}: only files are taken in"),
     (errors.InvalidModel, 422, "artifact-refused", lambda e: f"{e.path} is no valid ONNX model: {e.reason}"),

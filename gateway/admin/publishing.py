@@ -14,10 +14,10 @@ from typing import Any
 
 from gateway.admin.bodies import Body
 from gateway.admin.problems import Problem, ProblemError
-from gateway.admin.registry_service import Doc, RegistryService, to_published
+from gateway.admin.registry_service import Doc, RegistryService
 from registry.errors import NotFound, StoreUnavailable
 from registry.manifest import CONFIG_FILENAME, FileEntry, Lineage, check_path, is_sha256
-from registry.publish import push
+from registry.publish import PushResult, push
 
 MAX_SIGNATURES, MAX_SIGNATURE = 16, 1 << 20
 MAX_CONFIG = 1 << 20
@@ -77,25 +77,28 @@ def publish(service: RegistryService, publication: Publication, folder: Path) ->
         raise StoreUnavailable(str(folder), error.strerror or "cannot be written") from error
     try:
         _gather(service, publication, work)
-        result = push(
-            service.catalog,
-            service.store,
-            work,
-            publication.model,
-            actor=service.actor,
-            alias=publication.alias,
-            tags=publication.tags,
-            card=publication.card,
-            metrics=publication.metrics,
-            lineage=publication.lineage,
-            signatures=publication.signatures,
-            reason=publication.reason,
-        )
+
+        def publish_as(alias: str | None) -> PushResult:
+            return push(
+                service.catalog,
+                service.store,
+                work,
+                publication.model,
+                actor=service.actor,
+                alias=alias,
+                tags=publication.tags,
+                card=publication.card,
+                metrics=publication.metrics,
+                lineage=publication.lineage,
+                signatures=publication.signatures,
+                reason=publication.reason,
+            )
+
+        return service.publish(publish_as, publication.model, publication.alias, publication.reason)
     except OSError as error:
         raise StoreUnavailable(str(folder), error.strerror or "cannot be read") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return to_published(result, publication.alias)
 
 
 def _gather(service: RegistryService, publication: Publication, work: Path) -> None:

@@ -264,7 +264,7 @@ class RegistryApi:
         """In a thread, as the caller."""
 
         def act() -> T:
-            return work(RegistryService(self._parts.catalog(), self._parts.store(), caller.name))
+            return work(RegistryService(self._parts.catalog(), self._parts.store(), caller.name, work=self._folder))
 
         return await self._thread(act)
 

@@ -10,16 +10,19 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
+from gateway.admin.golden_checks import GoldenChecks
 from registry.artifacts import CHUNK_BYTES, ArtifactStore
 from registry.audit import Head
 from registry.catalog import Catalog
 from registry.catalog_rows import ModelRow, VersionRow
 from registry.diff import diff
-from registry.errors import NotFound, RegistryError
+from registry.errors import NotFound, PolicyRefused, RegistryError
 from registry.manifest import FileEntry, Manifest
-from registry.policies import ModelPolicy, may_serve
+from registry.names import check_alias
+from registry.policies import GoldenSet, ModelPolicy, choose, may_serve, parse_served_by
 from registry.publish import PushResult, collect
 
 Doc = dict[str, Any]
@@ -30,9 +33,17 @@ class RegistryService:
     """One catalog and its store, in the hands of `actor`, whom the audit log names. May be used from any thread."""
 
     def __init__(
-        self, catalog: Catalog, store: ArtifactStore, actor: str, *, clock: Callable[[], float] = time.time
+        self,
+        catalog: Catalog,
+        store: ArtifactStore,
+        actor: str,
+        *,
+        work: Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`work` is where versions lie for a while when they are checked; None for the system's place."""
         self.catalog, self.store, self.actor, self._clock = catalog, store, actor, clock
+        self._golden = GoldenChecks(catalog, store, actor, work)
 
     @property
     def place(self) -> str:
@@ -106,7 +117,10 @@ class RegistryService:
         return [asdict(move) for move in reversed(self.catalog.alias_history(model, alias))]
 
     def move_alias(self, model: str, alias: str, version: int | None, expected: int, reason: str) -> Doc:
-        """`expected` is the generation that the caller knows; 0: none."""
+        """`expected` is the generation that the caller knows; 0: none. PolicyRefused when the golden set is against
+        the version."""
+        if version is not None:
+            self._require_golden(self.catalog.version(model, version))
         row = self.catalog.move_alias(model, alias, version, expected=expected, actor=self.actor, reason=reason)
         return asdict(row)
 
@@ -114,11 +128,69 @@ class RegistryService:
         return _policy(self.catalog.model(model))
 
     def set_policy(self, model: str, policy: Doc, expected: str, reason: str) -> Doc:
-        """Replaces it, if its digest is still `expected`. InvalidPolicy names the field that makes no sense."""
+        """Replaces it, if its digest is still `expected`. Versions that are served by it meet its golden set first, so
+        that they go on being served.
+
+        Raises:
+            InvalidPolicy: names the field that makes no sense.
+            ProblemError, InvalidGoldenSet: the golden set is not stored, or none.
+            PolicyRefused: a version that may be served now, and is chosen, does not answer as the golden set says.
+        """
         new = ModelPolicy.from_dict(policy)
-        return _policy(self.catalog.set_policy(model, new, self.actor, expected=expected, reason=reason))
+        golden = new.approval.golden
+        if golden is None:
+            return _policy(self.catalog.set_policy(model, new, self.actor, expected=expected, reason=reason))
+        push = self.catalog.begin_push([golden.sha256], self.actor)  # so that nobody takes the set for garbage
+        try:
+            self._golden.read(golden)
+            self._check_chosen(model, new, golden)
+            return _policy(self.catalog.set_policy(model, new, self.actor, expected=expected, reason=reason))
+        finally:
+            self.catalog.end_push(push)
+
+    def _check_chosen(self, model: str, policy: ModelPolicy, golden: GoldenSet) -> None:
+        rows = {row.version: row for row in self.catalog.versions(model)}
+        pointers = {row.alias: row.version for row in self.catalog.aliases(model) if row.version is not None}
+        chosen = choose(parse_served_by(policy.served_by), rows, pointers)
+        for version in sorted(chosen | set(pointers.values())):
+            may_serve_now = not self._reasons(rows[version])
+            outcome = self._golden.check(rows[version], golden)
+            if not outcome.is_passed and version in chosen and may_serve_now:
+                reason = f"version {version}, which is served, differs from the golden set: {outcome.detail}"
+                raise PolicyRefused(model, [reason])
+
+    def publish(self, push: Callable[[str | None], PushResult], model: str, alias: str | None, reason: str) -> Doc:
+        """Publishes by `push`, which takes the alias to move. Under a golden set the version is checked before an alias
+        is moved to it, and none is when it fails.
+
+        Raises:
+            RegistryError: what `push` raises; or the version is there, and the golden set cannot be read.
+        """
+        if alias is not None:
+            check_alias(alias)
+        golden = self._golden_set(model)
+        result = push(alias if golden is None else None)
+        if golden is None:
+            return to_published(result, alias)
+        outcome = self._golden.check(result.row, golden)
+        if outcome.is_passed and alias is not None:
+            self.catalog.move_alias(model, alias, result.version, actor=self.actor, reason=reason)
+        return {**to_published(result, alias if outcome.is_passed else None), "golden": asdict(outcome)}
+
+    def _golden_set(self, model: str) -> GoldenSet | None:
+        try:
+            return self.catalog.model(model).approval.golden
+        except NotFound:
+            return None
+
+    def _require_golden(self, row: VersionRow) -> None:
+        golden = self._golden_set(row.model)
+        if golden is not None and not (outcome := self._golden.check(row, golden)).is_passed:
+            raise PolicyRefused(row.model, [f"version {row.version} differs from the golden set: {outcome.detail}"])
 
     def decide(self, model: str, version: int, decision: Decision, reason: str) -> Doc:
+        if decision == "approved" and (golden := self.catalog.model(model).approval.golden) is not None:
+            self._golden.check(self.catalog.version(model, version), golden)
         act = self.catalog.approve if decision == "approved" else self.catalog.reject
         act(model, version, self.actor, reason)
         return self.version(model, version)

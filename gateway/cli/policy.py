@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json
-from gateway.cli.registry import Doc, Model, open_registry, warn_if_unserved
+from gateway.cli.registry import Doc, Model, Registry, open_registry, warn_if_unserved
 
 SHOWN_DIGITS = 12
 
@@ -31,6 +31,12 @@ def policy(
     ] = None,
     card_field: Annotated[list[str] | None, typer.Option(help="A field that the model card must have.")] = None,
     no_signature: Annotated[bool, typer.Option("--no-signature", help="Ask for no signature any more.")] = False,
+    golden: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Inputs, and the outputs that a version must answer with.")
+    ] = None,
+    golden_rtol: Annotated[float | None, typer.Option(help="Of the golden set: relative tolerance.")] = None,
+    golden_atol: Annotated[float | None, typer.Option(help="Of the golden set: absolute tolerance.")] = None,
+    no_golden: Annotated[bool, typer.Option("--no-golden", help="Ask for no golden set any more.")] = False,
     load_on_demand: Annotated[bool | None, typer.Option(help="Loaded by its first request.")] = None,
     expect: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="Change it only if this is its digest now, or its beginning.")
@@ -53,14 +59,23 @@ def policy(
         "signed_by": [] if no_signature else [_read_key(file) for file in signed_by] if signed_by else None,
         "card_fields": card_field or None,
     }
-    changes = _given(asked)
-    if inner := _given(approval):
-        changes["approval"] = inner
+    if no_golden and (golden is not None or golden_rtol is not None or golden_atol is not None):
+        raise CommandFailed("--no-golden and a golden set contradict each other", exit_code=ExitCode.USAGE)
+    if golden is not None and not golden.is_file():
+        raise CommandFailed(f"there is no golden set {golden}", exit_code=ExitCode.USAGE)
+    tolerances = _given({"relative_tolerance": golden_rtol, "absolute_tolerance": golden_atol})
     with open_registry(data_dir, admin_url, token_file, config) as registry:
         document = registry.policy(name)
         if expect is not None and not is_beginning(expect, document["digest"]):
             problem = f"the policy of {name} has the digest {document['digest'][:SHOWN_DIGITS]}, not {expect}"
             raise CommandFailed(problem, exit_code=ExitCode.CONFLICT)
+        changes, inner = _given(asked), _given(approval)
+        if golden is not None or tolerances:
+            inner["golden"] = (_put(registry, golden) if golden is not None else {}) | tolerances
+        elif no_golden:
+            inner["golden"] = None
+        if inner:
+            changes["approval"] = inner
         if changes:
             document = registry.set_policy(name, merged(document["policy"], changes), document["digest"], reason)
             # A policy holds at once, also for what is loaded.
@@ -94,6 +109,10 @@ def to_table(document: Doc) -> Table:
     for name, value in {**found, **found.pop("approval", {})}.items():
         if name == "signed_by":
             value = [f"{len(value)} keys"] if value else []
+        if name == "golden" and value:
+            value = f"{value['sha256'][:SHOWN_DIGITS]} rtol={value['relative_tolerance']:g} " + (
+                f"atol={value['absolute_tolerance']:g}"
+            )
         if name != "approval":
             made.add_row(name, _shown(value))
     made.add_row("digest", document["digest"][:SHOWN_DIGITS])
@@ -106,6 +125,13 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "–"
     return "–" if value is None else str(value)
+
+
+def _put(registry: Registry, file: Path) -> Doc:
+    try:
+        return registry.put_golden_set(file)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be read: {error.strerror}", exit_code=ExitCode.USAGE) from None
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

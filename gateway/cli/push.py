@@ -68,10 +68,14 @@ def push(
         place = registry.place
     if as_json:
         print_json(published)
-        return
-    output().print(sentence(published))
-    if not as_json:
+    else:
+        output().print(sentence(published))
         messages().print(Text(f"{place}, {time.perf_counter() - began:.1f} s", "dim"), soft_wrap=True)
+    golden = published.get("golden", {"is_passed": True})
+    if not golden["is_passed"]:
+        problem = f"it will not be served: it differs from the golden set: {golden['detail']}"
+        hint = f"no alias was moved; `sluice versions {name} {published['version']}` shows its checks"
+        raise CommandFailed(problem, hint, ExitCode.REFUSED)
 
 
 def prepared(

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from gateway.cli.registry import Publication, Report
 
 Doc = dict[str, Any]
-TIMEOUT_SECONDS, LONG_SECONDS = 60.0, 3600.0
+TIMEOUT_SECONDS = 60.0
+LONG_SECONDS = 3600.0
+"""Of what may read a store, or ask versions about a golden set."""
 ROOT = "/api/v1/registry"
 
 
@@ -164,23 +166,32 @@ class RemoteRegistry:
             answer, _ = self._client.call("DELETE", path, query={"reason": reason}, headers=condition)
         else:
             document = {"version": version, "reason": reason}
-            answer, _ = self._client.call("PUT", path, document, headers=condition)
+            answer, _ = self._client.call("PUT", path, document, headers=condition, timeout=LONG_SECONDS)
         return dict(answer)
 
     def decide(self, model: str, version: int, decision: str, reason: str) -> Doc:
         path = f"{ROOT}{model_path(model)}/versions/{version}"
         _, headers = self._client.call("GET", path)
         document = {"decision": decision, "reason": reason}
-        answer, _ = self._client.call("PUT", f"{path}/approval", document, headers={"If-Match": _etag(headers)})
+        condition = {"If-Match": _etag(headers)}
+        answer, _ = self._client.call("PUT", f"{path}/approval", document, headers=condition, timeout=LONG_SECONDS)
         return dict(answer)
 
     def policy(self, model: str) -> Doc:
         return self._get(f"{model_path(model)}/policy")
 
+    def put_golden_set(self, path: Path) -> Doc:
+        from gateway.cli.remote_push import send_file
+        from registry.golden import read_golden_set
+
+        read_golden_set(path.read_bytes())
+        return send_file(self._client, path)
+
     def set_policy(self, model: str, policy: Doc, expected: str, reason: str) -> Doc:
         document = {"policy": policy, "reason": reason}
         headers = {"If-Match": f'"{expected}"'}
-        answer, _ = self._client.call("PUT", f"{ROOT}{model_path(model)}/policy", document, headers=headers)
+        path = f"{ROOT}{model_path(model)}/policy"
+        answer, _ = self._client.call("PUT", path, document, headers=headers, timeout=LONG_SECONDS)
         return dict(answer)
 
     def verify(self, model: str, version: int) -> Iterator[Doc]:

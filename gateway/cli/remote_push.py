@@ -114,6 +114,13 @@ def _send(client: AdminClient, path: str, place: Path, size: int, report: Callab
         client.call("PUT", path, headers=headers, body=Told(file, report), timeout=PATIENCE_SECONDS)
 
 
+def send_file(client: AdminClient, path: Path) -> Doc:
+    """Stores one file that belongs to no version; its digest and size. Raises as `push` does."""
+    sha256, size = hash_file(path)
+    _send(client, f"{ROOT}/objects/{sha256}", path, size, lambda _: None)
+    return {"sha256": sha256, "size": size}
+
+
 class Told:
     """A file that says how much of it was read."""
 

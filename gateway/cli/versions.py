@@ -76,6 +76,11 @@ def to_details(document: Doc) -> Table:
         pairs = {key: value for key, value in (document.get(name) or {}).items() if value not in (None, "", False)}
         if pairs:
             made.add_row(name, "\n".join(f"{key}  {_shown(value)}" for key, value in pairs.items()))
+    for check in document["checks"]:
+        outcome = Text("passed", "green") if check["is_passed"] else Text(f"failed: {check['detail']}", "red")
+        made.add_row(f"check {check['name']}", outcome)
+    if not document["may_serve"]:
+        made.add_row("not served", Text("; ".join(document["reasons"]), "red"))
     if document.get("card"):
         made.add_row("card", _shown(document["card"]))
     return made

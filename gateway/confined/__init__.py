@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry import errors
+from registry.errors import ArtifactRefused
 
 REQUEST, ANSWER, LOG = "request.json", "answer.json", "log.txt"
 MAX_ANSWER_BYTES = 512 << 20
 LAST_WORDS_BYTES = 2000
-_REFUSALS = {
-    kind.__name__: kind
-    for kind in (errors.ConversionFailed, errors.UnsafeFormat, errors.LimitExceeded, errors.InvalidModel)
-}
+_REFUSALS = {kind.__name__: kind for kind in ArtifactRefused.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,22 @@ def run(module: str, folder: Path, request: dict[str, Any], bounds: Bounds) -> d
     command += [str(bounds.address_space_bytes)]
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=_environment(folder, bounds), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env=_environment(folder, bounds),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         code = process.wait(bounds.seconds)
     except subprocess.TimeoutExpired:
         raise ConfinedFailed(f"took longer than {bounds.seconds:g} s") from None
     finally:
+        # With whatever it started: the group outlives its first process.
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if code != 0:
         raise ConfinedFailed(_ending(code, folder / LOG))

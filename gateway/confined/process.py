@@ -16,7 +16,7 @@ from gateway.workers.confine import deny_network, die_with_parent, limit_resourc
 from gateway.workers.confine_files import write_only_below
 from registry.errors import ArtifactRefused
 
-MAX_FILE_BYTES = 16 << 30
+MAX_FILE_BYTES = 4 << 30
 
 Perform = Callable[[Path, dict[str, Any]], dict[str, Any]]
 

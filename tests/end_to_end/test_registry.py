@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +17,12 @@ import models
 import numpy as np
 import onnx
 import pytest
-from live_gateway import Gateway, StartGateway, wait_until
+from live_gateway import ROOT, Gateway, StartGateway, wait_until
 from postgresql_server import PostgreSQLServer, postgresql_server
 from s3_server import S3Server, s3_server
 from traffic import Traffic
 
+from gateway.cli.failure import ExitCode
 from registry.artifacts import ArtifactStore, LocalArtifacts
 from registry.catalog import Catalog
 from registry.object_artifacts import ObjectArtifacts
@@ -147,6 +151,33 @@ def test_a_version_that_does_not_load_disturbs_nobody(
         wait_for_answers(traffic, 20)
     assert not traffic.failures
     assert {outcome.version for outcome in traffic.outcomes} == {"1"}
+
+
+def test_a_version_that_differs_from_the_golden_set_is_never_served(
+    start_gateway: StartGateway, registry: Registry, data_dir: Path, tmp_path: Path
+) -> None:
+    side = {"datatype": "FP32", "shape": [1, 1]}
+    golden = {"inputs": [{"name": "x", "data": [1], **side}], "outputs": [{"name": "version", "data": [7], **side}]}
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    registry.publish(7)
+    gateway = start_gateway(data_dir=data_dir)
+
+    def sluice(*arguments: str) -> int:
+        command = [sys.executable, "-m", "gateway", *arguments, "--admin-url", f"http://{gateway.admin_url}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
+
+    with which_traffic(gateway, "http") as traffic:
+        wait_for_answers(traffic, 20)
+        assert sluice("policy", MODEL, "--golden", str(tmp_path / "golden.json")) == ExitCode.DONE
+        wrong = models.save(models.version_of(8), tmp_path / "wrong.onnx")
+        assert sluice("push", str(wrong), "--name", MODEL, "--alias", "champion") == ExitCode.REFUSED
+        again = models.version_of(7)
+        again.doc_string = "another file with the same answers"
+        right = models.save(again, tmp_path / "right.onnx")
+        assert sluice("push", str(right), "--name", MODEL, "--alias", "champion") == ExitCode.DONE
+        wait_for_version(traffic, "3", gateway)
+    assert not traffic.failures
+    assert {outcome.version for outcome in traffic.outcomes} == {"1", "3"}
 
 
 def test_a_store_that_lies_is_refused_and_reported_while_the_loaded_version_stays(

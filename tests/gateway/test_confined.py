@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from live_gateway import wait_until
 
 from gateway.confined import Bounds, ConfinedFailed, run
 from registry.errors import LimitExceeded
@@ -53,6 +54,19 @@ def test_however_it_ends_the_caller_is_told(
     with pytest.raises(ConfinedFailed) as failed:
         run(TASKS, tmp_path, request_, bounds)
     assert reason in failed.value.reason
+
+
+def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
+    pid = run(TASKS, tmp_path, {"do": "fork"}, BOUNDS)["pid"]
+    wait_until(lambda: not is_running(pid))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_a_refusal_comes_back_with_its_facts(tmp_path: Path) -> None:

@@ -325,3 +325,17 @@ def test_what_arrived_before_the_source_failed_is_kept_for_the_next_time(tmp_pat
                 progress=None,
             )
         assert (tmp_path / "to.part").read_bytes() == data[:arrived]
+
+
+def test_halves_of_objects_go_when_they_are_old_enough(tmp_path: Path, write: Write) -> None:
+    store = LocalArtifacts(tmp_path / "artifacts")
+    path, sha256 = write(b"whole")
+    store.put(path, sha256)
+    half = tmp_path / "artifacts" / "tmp" / "half"
+    half.write_bytes(b"who")
+    written = half.stat().st_mtime
+    store.remove_unfinished(written)
+    assert half.exists(), "its push may be under way"
+    store.remove_unfinished(written + 1)
+    assert not half.exists()
+    assert store.has(sha256)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cache_house import FakeStore, contents, entries, sha256
+from dying import CRASHED, DONE, FAILED, in_a_process_that_dies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,42 +17,11 @@ from registry.cache_disk import key_of
 
 Version = dict[str, bytes]
 
-EVENTS = {
-    "open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.utime", "os.scandir",
-    "shutil.rmtree",
-}  # fmt: skip
-DONE, CRASHED, FAILED = 0, 9, 1
-
 versions = st.dictionaries(
     st.sampled_from(["model.onnx", "a.bin", "weights/0.bin", "weights/1.bin"]),
     st.sampled_from([b"1" * 10, b"2" * 20, b"3" * 30, b"4" * 3_000_000]),
     min_size=1,
 )
-
-
-def in_a_process_that_dies(at: int, root: Path, work: Callable[[], None]) -> int:
-    """Does the work in a process that ends, like one that is killed, just before it touches what is below `root` for
-    the `at`-th time. Returns how it ended."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; the child starts its own
-        pid = os.fork()
-    if pid == 0:
-        seen = 0
-
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal seen
-            if event in EVENTS and str(arguments[0] if arguments else "").startswith(str(root)):
-                seen += 1
-                if seen == at:
-                    os._exit(CRASHED)
-
-        try:
-            sys.addaudithook(watch)
-            work()
-        except BaseException:
-            os._exit(FAILED)
-        os._exit(DONE)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def pull_all(root: Path, store: FakeStore | LocalArtifacts, pulls: Sequence[Version]) -> None:

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-import os
-import pickle
-import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import models
 import onnx
 import pytest
+from hostile import with_custom_operator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from registry import errors
 from registry.errors import (
     ArtifactRefused,
     CustomOperators,
@@ -22,9 +18,6 @@ from registry.errors import (
     InvalidModel,
     LimitExceeded,
     LinkRefused,
-    UnsafeFormat,
-    UnsafePath,
-    UnsupportedFormat,
 )
 from registry.inspect_onnx import ModelLimits, inspect_onnx
 from registry.manifest import TensorSpec
@@ -86,21 +79,6 @@ def test_functions_that_the_model_brings_along_are_no_custom_operators(tmp_path:
     model.functions.append(function)
     model.graph.node.append(helper.make_node("Twice", ["features"], ["z"], domain="mine"))
     assert inspect_onnx(models.save(model, tmp_path / "m.onnx")).operators["mine.Twice"] == 1
-
-
-def with_custom_operator(path: Path, place: str) -> Path:
-    model = models.tabular()
-    node = helper.make_node("Exec", ["features"], ["z"], domain="evil.ops")
-    if place == "graph":
-        model.graph.node.append(node)
-    elif place == "subgraph":
-        branch = helper.make_graph([node], "branch", [], [])
-        model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch))
-    else:
-        model.functions.append(
-            helper.make_function("mine", "F", ["features"], ["z"], [node], [helper.make_opsetid("evil.ops", 1)])
-        )
-    return models.save(model, path)
 
 
 @pytest.mark.parametrize("place", ["graph", "subgraph", "function"])
@@ -282,159 +260,6 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path, data
         inspect_onnx(path)
     except ArtifactRefused:
         pass
-
-
-def traversal(folder: Path) -> None:
-    models.external(folder / "model.onnx", "../../etc/passwd", present=False)
-
-
-def absolute(folder: Path) -> None:
-    models.external(folder / "model.onnx", "/etc/passwd", present=False)
-
-
-def linked_file(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    (folder / "labels.txt").symlink_to("/etc/passwd")
-
-
-def linked_model(folder: Path) -> None:
-    models.save(models.tabular(), folder.parent / "elsewhere.onnx")
-    (folder / "model.onnx").symlink_to(folder.parent / "elsewhere.onnx")
-
-
-def pipe(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    os.mkfifo(folder / "labels.txt")
-
-
-def unix_socket(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind("labels.txt")
-    finally:
-        os.chdir(before)
-
-
-def odd_name(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    (folder / "a\nb.txt").write_text("x")
-
-
-def undecodable_name(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text("x")
-
-
-def deep(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    path = folder.joinpath(*"abcdefghijkl")
-    path.mkdir(parents=True)
-    (path / "x.txt").write_text("x")
-
-
-def custom(folder: Path) -> None:
-    with_custom_operator(folder / "model.onnx", "graph")
-
-
-def disguised(data: bytes, name: str = "model.onnx") -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        models.save(models.tabular(), folder / "model.onnx")
-        (folder / name).write_bytes(data)
-
-    return make
-
-
-def torch_archive(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "model.onnx", "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps([1]))
-
-
-def sparse_giant(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    with open(folder / "weights.bin", "wb") as file:
-        file.truncate(65 << 30)
-
-
-def giant_model(folder: Path) -> None:
-    with open(folder / "model.onnx", "wb") as file:
-        file.truncate((2 << 30) + 1)
-
-
-def two_models(folder: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        models.save(models.tabular(), folder / name)
-
-
-def two_versions(folder: Path) -> None:
-    for version in "12":
-        models.save(models.tabular(), folder / version / "model.onnx")
-
-
-def wrong_config(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    (folder / "config.pbtxt").write_bytes(b"\xff\xfe")
-
-
-def giant_config(folder: Path) -> None:
-    models.save(models.tabular(), folder / "model.onnx")
-    (folder / "config.pbtxt").write_bytes(b" " * (2 << 20))
-
-
-def empty(folder: Path) -> None:
-    (folder / "nested").mkdir()
-
-
-HOSTILE: list[tuple[Callable[[Path], None], type[ArtifactRefused]]] = [
-    (traversal, ExternalDataRefused),
-    (absolute, ExternalDataRefused),
-    (linked_file, LinkRefused),
-    (linked_model, LinkRefused),
-    (pipe, LinkRefused),
-    (unix_socket, LinkRefused),
-    (odd_name, UnsafePath),
-    (undecodable_name, UnsafePath),
-    (deep, LimitExceeded),
-    (custom, CustomOperators),
-    (disguised(pickle.dumps([1.0], 4)), InvalidModel),
-    (disguised(pickle.dumps([1.0], 2), "labels.txt"), UnsafeFormat),
-    (disguised(pickle.dumps([1.0], 5) + b"garbage", "labels.txt"), UnsafeFormat),
-    (disguised(b"cos\nsystem\n(S'id'\ntR.", "labels.txt"), UnsafeFormat),
-    (disguised(b"anything", "scaler.joblib"), UnsafeFormat),
-    (disguised(b"import os\n", "hook.py"), UnsafeFormat),
-    (disguised(b"\x7fELF\x02\x01\x01" + b"\0" * 100, "custom_ops.txt"), UnsafeFormat),
-    (disguised(b"#!/bin/sh\n", "run"), UnsafeFormat),
-    (disguised(b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "weights.dat"), UnsafeFormat),
-    (torch_archive, InvalidModel),
-    (sparse_giant, LimitExceeded),
-    (giant_model, LimitExceeded),
-    (two_models, InvalidModel),
-    (two_versions, InvalidModel),
-    (wrong_config, InvalidModel),
-    (giant_config, LimitExceeded),
-    (empty, UnsupportedFormat),
-    (disguised(models.BROKEN), InvalidModel),
-    (disguised(models.truncated()), InvalidModel),
-    (disguised(b""), InvalidModel),
-]
-
-
-@pytest.mark.parametrize(
-    ("make", "error"), HOSTILE, ids=[f"{number} {make.__name__}" for number, (make, _) in enumerate(HOSTILE)]
-)
-def test_a_hostile_folder_is_refused_by_name(
-    tmp_path: Path, make: Callable[[Path], None], error: type[ArtifactRefused]
-) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    make(folder)
-    with pytest.raises(ArtifactRefused) as refused:
-        read_model_folder(folder)
-    # A pickle in the model's place may be called a pickle or no model: both are names.
-    assert type(refused.value) in (error, UnsafeFormat), refused.value
-    assert type(refused.value).__name__ in vars(errors)
 
 
 def test_harmless_files_beside_a_model_are_taken(tmp_path: Path) -> None:

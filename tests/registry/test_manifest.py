@@ -210,3 +210,12 @@ def test_what_a_manifest_holds_cannot_be_changed() -> None:
     assert value.tags == {"a": "b"}
     with pytest.raises(TypeError):
         value.tags["a"] = "c"  # type: ignore[index]
+
+
+def test_fields_that_came_later_leave_the_digests_of_older_manifests_alone() -> None:
+    older = manifest("a", lineage=Lineage(source="model.onnx"))
+    assert "converter" not in older.to_json()
+    assert Manifest.from_json(older.to_json()).digest == older.digest
+    newer = manifest("a", lineage=Lineage(source="m.skops", source_sha256="0" * 64, converter="skl2onnx 1.20.0"))
+    assert Manifest.from_json(newer.to_json()) == newer
+    assert newer.identity == older.identity
