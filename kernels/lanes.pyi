@@ -30,7 +30,8 @@ class Lane:
     def is_idle(self) -> bool: ...
     @property
     def oldest_started(self) -> float:
-        """Monotonic seconds when the running batch was handed over; 0.0 when nothing runs."""
+        """Monotonic seconds since when the running batch has had the worker to itself: when it was handed over or, if it
+        waited behind another one, when that came back. 0.0 when nothing runs."""
 
     def nudge(self) -> None:
         """Wake the worker for a message on its control socket."""
