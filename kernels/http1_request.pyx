@@ -15,8 +15,9 @@ cdef class Http1Limits:
     def __init__(self, *, size_t max_header_bytes=16384, size_t max_headers=100, size_t max_target_bytes=8192,
                  uint64_t max_body_bytes=64 << 20, uint64_t max_inflate_ratio=100, uint64_t max_chunks=65536,
                  double header_timeout=5.0, double body_timeout=30.0, double idle_timeout=75.0,
-                 double linger_timeout=2.0, double drain_grace=1.0, size_t max_pipelined=64, size_t max_unread_bytes=64 << 20,
-                 size_t compression_min_bytes=1024, size_t compression_max_bytes=8 << 20, statuses=STATUSES):
+                 double linger_timeout=2.0, double drain_grace=1.0, size_t max_pipelined=64,
+                 size_t max_unread_bytes=64 << 20, size_t compression_min_bytes=1024,
+                 size_t compression_max_bytes=8 << 20, statuses=STATUSES):
         for name, value in (("max_inflate_ratio", max_inflate_ratio), ("max_pipelined", max_pipelined),
                             ("max_unread_bytes", max_unread_bytes),
                             ("max_header_bytes", max_header_bytes), ("max_target_bytes", max_target_bytes)):

@@ -48,8 +48,8 @@ class Http2Limits:
     max_ping_strikes: int
     """More end the connection with GOAWAY ENHANCE_YOUR_CALM `too_many_pings`."""
     max_unread_bytes: int
-    """Of answers that wait for the client to read them, on one connection. Beyond, new calls are RESOURCE_EXHAUSTED, and
-    `write_timeout` without progress closes the connection."""
+    """Of answers that wait for the client to read them, on one connection. Beyond, new calls are RESOURCE_EXHAUSTED,
+    and `write_timeout` without progress closes the connection."""
     send_high_water: int
     """Bytes a call may have waiting before `Call.send` returns False."""
     compression_min_bytes: int

@@ -12,7 +12,8 @@ cdef class Http2Limits:
                  double header_timeout=5.0, double body_timeout=30.0, double min_body_rate=16384.0,
                  double write_timeout=60.0, double idle_timeout=600.0, double keepalive_time=7200.0,
                  double keepalive_timeout=20.0, double min_ping_interval=5.0, int max_ping_strikes=2,
-                 size_t max_unread_bytes=256 << 20, size_t send_high_water=256 * 1024, size_t compression_min_bytes=1024):
+                 size_t max_unread_bytes=256 << 20,
+                 size_t send_high_water=256 * 1024, size_t compression_min_bytes=1024):
         if connection_window < 65535:
             raise ValueError("connection_window must be at least 65535")
         if stream_window < 16384:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from h2.errors import ErrorCodes
 from google.protobuf import any_pb2, duration_pb2
+from h2.errors import ErrorCodes
 from http2_peer import INFER, Peer, framed, head, peers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,7 +112,8 @@ def read_details(data: bytes) -> tuple[int, str, dict[str, bytes]]:
     """Code, text, and the details by the last part of their type."""
     code, text = [value for field, value in fields(data) if field in (1, 2)]
     details = [any_pb2.Any.FromString(value) for field, value in fields(data) if field == 3]
-    assert isinstance(code, int) and isinstance(text, bytes)
+    assert isinstance(code, int)
+    assert isinstance(text, bytes)
     assert all(one.type_url.startswith("type.googleapis.com/google.rpc.") for one in details)
     return code, text.decode(), {one.type_url.rpartition(".")[2]: one.value for one in details}
 
