@@ -33,6 +33,7 @@ from gateway.model_config import Defaults
 from gateway.models import Models
 from gateway.registry_sources import Origin
 from gateway.settings import GrpcSettings, HttpSettings, Settings
+from gateway.threads import finish
 from gateway.version_group import WorkerLauncher
 from gateway.workers.placement import pin_thread, usable_cpus, usable_gpus
 from gateway.workers.supervisor import Supervisor
@@ -45,12 +46,21 @@ from registry.staging import Staging
 
 _log = logging.getLogger("sluice.server")
 
+THREADS_SECONDS = 1.0
+"""What threads get to come back, also when draining has used up its time."""
+
 
 def run(settings: Settings, mlflow: MlflowAccess = MlflowAccess()) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status. SettingsError, StartFailed, OSError or StagingFailed
     (the data folder), some of them alone in an exception group, when it cannot start."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, mlflow).serve())
+        server = Server(settings, mlflow)
+        code = runner.run(server.serve())
+        if server.has_hung_threads:
+            # Closing the loop, and the interpreter, would wait for them for good. Everything else has ended.
+            logging.shutdown()
+            os._exit(code)
+        return code
 
 
 class Server:
@@ -64,6 +74,10 @@ class Server:
         # hook may do so before the signal comes.
         self._hurrying = asyncio.Event()
         self._signals = 0
+        self._drain_ends = 0.0  # monotonic seconds; set when draining begins
+        self.has_hung_threads = False
+        """After `serve`: a thread did not come back within the drain timeout, such as one that reads from a file server
+        that is gone."""
 
     async def serve(self) -> int:
         settings = self._settings
@@ -72,7 +86,8 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         data_dir = _claim(settings.data_dir)
-        loop.set_default_executor(ThreadPoolExecutor(initializer=pin_thread, initargs=(usable_cpus(),)))
+        threads = ThreadPoolExecutor(initializer=pin_thread, initargs=(usable_cpus(),))
+        loop.set_default_executor(threads)
         supervisor = Supervisor(settings.workers)
         plane = DataPlane(settings)
         origin = Origin(settings, data_dir, self._mlflow)
@@ -124,7 +139,7 @@ class Server:
                 await self._drain(plane, grpc, http_listener, grpc_listener)
                 http_listener.close()
                 grpc_listener.close()
-                await origin.close()
+                await self._close(origin)
                 # Nobody is left to be answered: what still runs is for nobody.
                 if not await self._unless_hurried(models.stop(), settings.workers.stop_timeout_seconds):
                     life.cancel()
@@ -132,9 +147,14 @@ class Server:
                 http_listener.close()
                 grpc_listener.close()
                 plane.stop()
-                await origin.close()
+                await self._close(origin)
                 await supervisor.stop()
                 await admin.stop()
+        self.has_hung_threads = not await self._unless_hurried(
+            finish(threads), max(self._drain_ends - time.monotonic(), THREADS_SECONDS)
+        )
+        if self.has_hung_threads:
+            _log.warning("threads hang", extra={"action": "threads-hang"})
         _log.info("stopped", extra={"action": "stopped"})
         return 0
 
@@ -168,6 +188,7 @@ class Server:
     async def _drain(self, plane: DataPlane, grpc: GrpcFrontend, *listeners: Listener) -> None:
         drain = self._settings.drain
         started = time.monotonic()
+        self._drain_ends = started + drain.timeout_seconds
         _log.info("draining", extra={"action": "draining", "in_flight": plane.in_flight})
         plane.withdraw_readiness()
         await self._unless_hurried(asyncio.sleep(drain.delay_seconds), drain.delay_seconds + 1)
@@ -188,6 +209,9 @@ class Server:
                     "connections": sum(len(listener.connections) for listener in listeners),
                 },
             )
+
+    async def _close(self, origin: Origin) -> None:
+        await self._unless_hurried(origin.close(), self._settings.workers.stop_timeout_seconds)
 
     async def _unless_hurried(self, work: Awaitable[object], timeout: float) -> bool:
         """Waits for `work` until it is done, the time is over or a second signal comes; whether it was done."""
@@ -226,6 +250,7 @@ def http1_limits(settings: HttpSettings) -> Http1Limits:
         max_inflate_ratio=settings.max_inflate_ratio,
         max_chunks=settings.max_chunks,
         max_pipelined=settings.max_pipelined,
+        max_unread_bytes=settings.max_unread_bytes,
         header_timeout=settings.header_timeout_seconds,
         body_timeout=settings.body_timeout_seconds,
         idle_timeout=settings.idle_timeout_seconds,
@@ -247,6 +272,7 @@ def http2_limits(settings: GrpcSettings) -> Http2Limits:
         max_control_frames_per_minute=settings.max_control_frames_per_minute,
         header_timeout=settings.header_timeout_seconds,
         body_timeout=settings.body_timeout_seconds,
+        max_unread_bytes=settings.max_unread_bytes,
         write_timeout=settings.write_timeout_seconds,
         idle_timeout=settings.idle_timeout_seconds,
         keepalive_time=settings.keepalive_time_seconds,

@@ -21,6 +21,15 @@ cdef double TIMER_SLACK = 2e-3      # a batch is not held back for more members 
 cdef double RETRY_UNKNOWN = 1.0     # the advice while nothing is known
 
 
+cdef const char* shed_name(int reason) noexcept:
+    # What programs are told.
+    if reason == QUEUE_ROWS:
+        return b"QUEUE_ROWS"
+    if reason == QUEUE_BYTES:
+        return b"QUEUE_BYTES"
+    return b"PREDICTED_WAIT" if reason == PREDICTED_WAIT else b"EXPIRED"
+
+
 class TimeoutAction(IntEnum):
     REJECT = 0
     DELAY = 1
@@ -129,6 +138,7 @@ cdef class BatchQueue:
 
     cdef int refuse(self, Exchange exchange, int reason, int code, double retry_after, const char* text) noexcept:
         exchange.shed = reason
+        exchange.reason = shed_name(reason)
         exchange.retry_after = retry_after
         exchange.fail(code, string(text))
         return reason
@@ -378,6 +388,7 @@ cdef class BatchQueue:
         self.leave(exchange, line, fifo)
         (<Fifos>self.lines[line]).settle(fifo, True)
         exchange.shed = reason
+        exchange.reason = shed_name(reason)
         if reason == EXPIRED:
             exchange.fail(DEADLINE_EXCEEDED, string(<const char*>b"Request timeout expired"))
         else:

@@ -82,4 +82,5 @@ class Deployment:
         """Answer everything that is queued with this gRPC status."""
 
     def oldest_started(self) -> list[tuple[Lane, float]]:
-        """The lanes at work, each with the monotonic seconds when its running batch was handed over."""
+        """The lanes at work, each with the monotonic seconds since when its running batch has had the worker to itself
+        (see `Lane.oldest_started`)."""

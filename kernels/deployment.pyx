@@ -1,6 +1,6 @@
 # One model version on one loop: its queue, its lanes, and the way of its requests from admission to answer.
 cimport cython
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -24,6 +24,7 @@ cdef int MAX_ATTEMPTS = 3
 cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
     cdef TensorSpec spec
     cdef bytes name
+    cdef uint64_t taken = 0
     for tensor in tensors:
         name = tensor.datatype.encode()
         spec = TensorSpec()
@@ -39,6 +40,9 @@ cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
         spec.index = tensor.index
         if tensor.index >= kLaneTensors:
             raise ValueError(f"tensor {tensor.name!r} has index {tensor.index}, {kLaneTensors - 1} at most")
+        if taken >> spec.index & 1:
+            raise ValueError(f"tensor {tensor.name!r} has index {tensor.index}, which another tensor has already")
+        taken |= <uint64_t>1 << spec.index
         spec.optional = tensor.optional
         for label in tensor.labels:
             spec.labels.push_back(label.encode())
@@ -355,6 +359,7 @@ cdef class Deployment:
                 last = x
             else:
                 x.fail(code, message)
+                x.reason = b"WORKER_DIED" if code == UNAVAILABLE else b"MODEL_FAILED"
                 self.meters.failed(BACKEND, now - x.arrived)
                 self.answer(x, now)
             x = following

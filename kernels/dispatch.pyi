@@ -31,6 +31,7 @@ class Dispatcher(LoopIntake):
         max_json_depth: int = 32,
         max_tensor_bytes: int = ...,
         max_pooled: int = 4096,
+        max_pooled_bytes: int = 33554432,
     ) -> None: ...
     def add(self, deployment: Deployment) -> None: ...
     def remove(self, deployment: Deployment) -> None:

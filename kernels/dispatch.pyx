@@ -19,8 +19,9 @@ from kernels.wire cimport decode_proto, match_infer_path
 @cython.final
 cdef class Dispatcher(LoopIntake):
     def __init__(self, *, call_soon, int64_t max_in_flight=65536, size_t max_tensors=kLaneTensors,
-                 size_t max_json_depth=32, size_t max_tensor_bytes=<size_t>1 << 30, int max_pooled=4096):
-        LoopIntake.__init__(self, call_soon=call_soon, max_pooled=max_pooled)
+                 size_t max_json_depth=32, size_t max_tensor_bytes=<size_t>1 << 30, int max_pooled=4096,
+                 size_t max_pooled_bytes=32 << 20):
+        LoopIntake.__init__(self, call_soon=call_soon, max_pooled=max_pooled, max_pooled_bytes=max_pooled_bytes)
         self.max_in_flight = max_in_flight
         self.limits.max_tensors = max_tensors
         self.limits.max_rank = kMaxRank
@@ -69,6 +70,7 @@ cdef class Dispatcher(LoopIntake):
         if x.arrived == 0:
             x.arrived = now
         if self.refusing is not None:
+            x.reason = b"NOT_SERVING"
             self.refuse(x, self.unrouted, UNAVAILABLE, self.refusing.encode(), now)
             return
         try:
@@ -78,6 +80,7 @@ cdef class Dispatcher(LoopIntake):
                 decoded = self.json.decode(x.request.body.data(), x.request.body.size(), x.header_length, x.request,
                                            self.limits, error)
             if not decoded:
+                x.reason = b"MALFORMED_REQUEST"
                 self.refuse(x, self.unrouted, error.code, error.text, now)
                 return
             target = self.routes.pick(x.request.model, x.request.version, &miss)
@@ -86,6 +89,7 @@ cdef class Dispatcher(LoopIntake):
                 return
             d = <Deployment>target
             if not bind(d.signature, x.request, binding, error):
+                x.reason = b"SIGNATURE_MISMATCH"
                 self.refuse(x, d.meters, error.code, error.text, now)
                 return
         except MemoryError:
@@ -93,11 +97,13 @@ cdef class Dispatcher(LoopIntake):
             return
         if binding.nbytes + 64 * <int64_t>x.request.inputs.size() > <int64_t>d.slot_bytes:
             text = f"inputs of {binding.nbytes} bytes exceed the batch limit of {d.slot_bytes} bytes"
+            x.reason = b"INPUTS_TOO_LARGE"
             self.refuse(x, d.meters, INVALID_ARGUMENT, text.encode(), now)
             return
         if self.in_flight >= self.max_in_flight:
             d.meters.shed(QUEUE_ROWS)
             x.retry_after = 1.0
+            x.reason = b"IN_FLIGHT"
             self.refuse(x, d.meters, RESOURCE_EXHAUSTED,
                         f"{self.in_flight} requests are in flight, the limit is {self.max_in_flight}".encode(), now)
             return
@@ -114,6 +120,7 @@ cdef class Dispatcher(LoopIntake):
                 x.deadline = limit
         if x.deadline > 0 and x.deadline <= now:
             d.meters.shed(EXPIRED)
+            x.reason = b"EXPIRED"
             self.refuse(x, d.meters, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
             return
         reason = d.queue.offer(x, now, d.backlog(now), 1 if len(d.lanes) == 0 else <int>len(d.lanes))
@@ -143,11 +150,15 @@ cdef class Dispatcher(LoopIntake):
         text = b"Request for unknown model: '" + model + b"'"
         if miss == UNKNOWN_MODEL:
             text += b" is not found"
+            x.reason = b"UNKNOWN_MODEL"
         elif miss == NO_VERSIONS:
             text += b" has no available versions"
+            x.reason = b"NO_VERSION_AVAILABLE"
         elif miss == UNKNOWN_VERSION:
             text += b" version " + version + b" is not found"
+            x.reason = b"UNKNOWN_VERSION"
         else:
+            x.reason = b"VERSION_NOT_READY"
             text += (b" version " + version if version else b"") + b" is not at ready state"
         self.refuse(x, self.unrouted, UNAVAILABLE if miss == VERSION_NOT_READY else NOT_FOUND, text, now)
 

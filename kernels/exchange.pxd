@@ -67,6 +67,7 @@ cdef class Exchange:
     # Outcome.
     cdef int32_t code            # Code
     cdef string message          # why, when code is not OK
+    cdef const char* reason      # the same for programs: UPPER_SNAKE_CASE in static memory; NULL: nothing to say
     cdef double retry_after      # seconds; 0 when there is nothing to say
     cdef Buffer answer           # the encoded message (gRPC: without its 5-byte prefix) or HTTP body
     cdef int64_t answer_header_length  # HTTP: JSON part of a binary answer, else -1
@@ -78,7 +79,9 @@ cdef class Exchange:
 
 cdef class ReplySink:
     # Takes an answered exchange. The sink owns it from here and gives it back with Intake.release once its bytes have
-    # been copied or sent. Never raises, never re-enters the intake but for release and touch.
+    # been copied or sent. Never raises. A connection re-enters the intake only by release and touch; a LocalCall tells
+    # its caller, who may acquire, submit and cancel as well. So an intake replies only when its lists are whole, and
+    # expects of every other exchange that its caller may have gone meanwhile.
     cdef void reply(self, Exchange exchange) noexcept
     # Writes what replies have gathered; called once per wake-up for every sink that asked for it by Intake.touch.
     cdef void flush(self) noexcept

@@ -28,6 +28,7 @@ cdef class Exchange:
         self.batched = False
         self.code = OK
         self.message.clear()
+        self.reason = NULL
         self.retry_after = 0.0
         self.answer.clear()
         self.answer_header_length = -1

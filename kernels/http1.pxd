@@ -33,6 +33,7 @@ cdef class Http1Protocol(RequestOwner):
     # reading side adds (and removes the last, when it will never be complete), `advance` and `abandon` take out.
     cdef deque[Slot] slots
     cdef int64_t first
+    cdef size_t ready_bytes        # of answered exchanges in them, which wait for their turn
     # Reading: changed by the transport's calls, `refuse` and `abandon`.
     cdef uint8_t reading
     cdef Exchange exchange         # whose body is arriving,

@@ -427,7 +427,7 @@ cdef class Http1Protocol(RequestOwner):
 
     cdef bint has_room(self) noexcept:
         return (self.slots.size() < self.limits.max_pipelined and self.out.output.size() < OUTPUT_HIGH and
-                not self.out.is_blocked)
+                not self.out.is_blocked and self.ready_bytes <= self.limits.max_unread_bytes)
 
     cdef bint has_backlog(self) noexcept:
         # Whole requests, or at least beginnings that nobody has looked at, wait in `pending`.
@@ -443,6 +443,7 @@ cdef class Http1Protocol(RequestOwner):
         if self.is_lost or <size_t>(exchange.stream_id - self.first) >= self.slots.size():
             self.intake.release(exchange)  # this is a bug of the intake: a cancelled exchange is never answered
             return
+        self.ready_bytes += exchange.answer.size()
         self.answered(exchange.stream_id)
 
     cdef void answered(self, int64_t sequence) noexcept:
@@ -480,6 +481,7 @@ cdef class Http1Protocol(RequestOwner):
         if slot.kind == SlotKind.EXCHANGE:
             exchange = <Exchange>slot.item
             Py_DECREF(exchange)
+            self.ready_bytes -= exchange.answer.size()
             self.out.write_exchange(exchange, answer, slot.coding)
             self.intake.release(exchange)
         elif slot.kind == SlotKind.REQUEST:

@@ -14,7 +14,7 @@ cdef class Http1Limits:
     cdef BodyLimits body
     cdef int[17] status_of         # HTTP status of each gRPC code
     cdef readonly double header_timeout, body_timeout, idle_timeout, linger_timeout, drain_grace
-    cdef readonly size_t max_pipelined, compression_min_bytes, compression_max_bytes
+    cdef readonly size_t max_pipelined, max_unread_bytes, compression_min_bytes, compression_max_bytes
 
 
 cdef class RequestOwner(ReplySink):

@@ -11,7 +11,8 @@ class Http1Limits:
     one body (413). Seconds: `header_timeout` from the first byte of a head to its last (408), `body_timeout` without
     progress of a body (408) or of an answer that the client does not read (closed), `idle_timeout` between requests
     (closed), `linger_timeout` from the last answer to the client's end of the connection, `drain_grace` from `drain`
-    until idle connections are closed. At most `max_pipelined` requests are in flight; reading pauses beyond. Answers
+    until idle connections are closed. At most `max_pipelined` requests are in flight, and requests are taken while
+    their answers that are not written yet are at most `max_unread_bytes` together; reading pauses beyond. Answers
     between `compression_min_bytes` and `compression_max_bytes` are compressed for those who ask. `statuses` gives the
     HTTP status of each of the 17 gRPC codes.
     """
@@ -22,6 +23,7 @@ class Http1Limits:
     linger_timeout: float
     drain_grace: float
     max_pipelined: int
+    max_unread_bytes: int
     compression_min_bytes: int
     compression_max_bytes: int
 
@@ -40,6 +42,7 @@ class Http1Limits:
         linger_timeout: float = 2.0,
         drain_grace: float = 1.0,
         max_pipelined: int = 64,
+        max_unread_bytes: int = 67108864,
         compression_min_bytes: int = 1024,
         compression_max_bytes: int = 8388608,
         statuses: Sequence[int] = ...,

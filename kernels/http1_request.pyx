@@ -16,8 +16,10 @@ cdef class Http1Limits:
                  uint64_t max_body_bytes=64 << 20, uint64_t max_inflate_ratio=100, uint64_t max_chunks=65536,
                  double header_timeout=5.0, double body_timeout=30.0, double idle_timeout=75.0,
                  double linger_timeout=2.0, double drain_grace=1.0, size_t max_pipelined=64,
-                 size_t compression_min_bytes=1024, size_t compression_max_bytes=8 << 20, statuses=STATUSES):
+                 size_t max_unread_bytes=64 << 20, size_t compression_min_bytes=1024,
+                 size_t compression_max_bytes=8 << 20, statuses=STATUSES):
         for name, value in (("max_inflate_ratio", max_inflate_ratio), ("max_pipelined", max_pipelined),
+                            ("max_unread_bytes", max_unread_bytes),
                             ("max_header_bytes", max_header_bytes), ("max_target_bytes", max_target_bytes)):
             if value == 0:
                 raise ValueError(f"{name} must be positive")
@@ -41,6 +43,7 @@ cdef class Http1Limits:
         self.linger_timeout = linger_timeout
         self.drain_grace = drain_grace
         self.max_pipelined = max_pipelined
+        self.max_unread_bytes = max_unread_bytes
         self.compression_min_bytes = compression_min_bytes
         self.compression_max_bytes = compression_max_bytes
 

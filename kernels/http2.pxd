@@ -69,11 +69,14 @@ cdef extern from "http2_session.hpp" namespace "sluice":
         cbool wants_write()
         size_t live()
         Stream* find(int64_t)
-        void respond(Stream&, int, string_view, const Buffer&, double, string_view) except +
+        void respond(Stream&, int, string_view, const Buffer&, double, string_view, string_view) except +
         cbool send(Stream&, const uint8_t*, size_t) except +
         void finish(Stream&, int, string_view) except +
         void pause(Stream&, cbool)
 
+
+cdef extern from "grpc_details.hpp" namespace "sluice::grpc" nogil:
+    string encode_details "sluice::grpc::status_details"(int, string_view, string_view, double) except +
 
 cdef extern from "grpc_framing.hpp" namespace "sluice::grpc" nogil:
     void base64_encode(string_view, string&) except +

@@ -20,6 +20,10 @@ class Transport(Protocol):
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
+def status_details(code: int, message: str, reason: str = "", retry_after: float = 0.0) -> bytes:
+    """A serialized `google.rpc.Status` for `Call.finish`: with an ErrorInfo when there is a `reason` (UPPER_SNAKE_CASE,
+    domain `sluice`), a RetryInfo when `retry_after` seconds are positive. Empty when there is neither."""
+
 class Http2Shared:
     """What the connections of one event loop share: receive buffer, output buffer, recycled streams, zlib states."""
 

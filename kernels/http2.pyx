@@ -5,6 +5,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython.operator cimport dereference as deref
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
+from libc.string cimport strlen
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.utility cimport pair
@@ -55,6 +56,15 @@ cdef inline string_view view_of(const string& text) noexcept:
 
 cdef inline string_view view_of_bytes(bytes data):
     return string_view(<const char*>data, len(data))
+
+
+cdef inline string_view view_of_text(const char* text) noexcept:
+    return string_view(text, strlen(text)) if text != NULL else string_view()
+
+
+def status_details(int code, str message, str reason="", double retry_after=0.0):
+    cdef bytes text = message.encode("utf-8", "replace"), why = reason.encode()
+    return encode_details(code, view_of_bytes(text), view_of_bytes(why), retry_after)
 
 
 cdef class Http2Shared:
@@ -269,7 +279,7 @@ cdef class Http2Protocol(ReplySink):
             return
         try:
             self.session.respond(deref(stream), exchange.code, view_of(exchange.message), exchange.answer,
-                                 exchange.retry_after, view_of(exchange.served_version))
+                                 exchange.retry_after, view_of(exchange.served_version), view_of_text(exchange.reason))
         except MemoryError:
             self.close_transport(True)
         if not self.busy:

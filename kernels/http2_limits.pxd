@@ -26,6 +26,7 @@ cdef extern from "http2_settings.hpp" namespace "sluice":
         double keepalive_timeout
         double min_ping_interval
         int max_ping_strikes
+        size_t max_unread_bytes
         size_t send_high_water
         size_t compression_min_bytes
 

@@ -47,6 +47,9 @@ class Http2Limits:
     """Between two pings of a client to which nothing is sent meanwhile; a shorter one is a strike."""
     max_ping_strikes: int
     """More end the connection with GOAWAY ENHANCE_YOUR_CALM `too_many_pings`."""
+    max_unread_bytes: int
+    """Of answers that wait for the client to read them, on one connection. Beyond, new calls are RESOURCE_EXHAUSTED,
+    and `write_timeout` without progress closes the connection."""
     send_high_water: int
     """Bytes a call may have waiting before `Call.send` returns False."""
     compression_min_bytes: int
@@ -76,6 +79,7 @@ class Http2Limits:
         keepalive_timeout: float = 20.0,
         min_ping_interval: float = 5.0,
         max_ping_strikes: int = 2,
+        max_unread_bytes: int = 268435456,
         send_high_water: int = 262144,
         compression_min_bytes: int = 1024,
     ) -> None: ...

@@ -12,6 +12,7 @@ cdef class Http2Limits:
                  double header_timeout=5.0, double body_timeout=30.0, double min_body_rate=16384.0,
                  double write_timeout=60.0, double idle_timeout=600.0, double keepalive_time=7200.0,
                  double keepalive_timeout=20.0, double min_ping_interval=5.0, int max_ping_strikes=2,
+                 size_t max_unread_bytes=256 << 20,
                  size_t send_high_water=256 * 1024, size_t compression_min_bytes=1024):
         if connection_window < 65535:
             raise ValueError("connection_window must be at least 65535")
@@ -26,7 +27,7 @@ cdef class Http2Limits:
             max_continuations, max_settings, max_outbound_acks, connection_window, stream_window,
             max_resets_per_minute, max_control_frames_per_minute, header_timeout, body_timeout, min_body_rate,
             write_timeout, idle_timeout, keepalive_time, keepalive_timeout, min_ping_interval, max_ping_strikes,
-            send_high_water, compression_min_bytes)
+            max_unread_bytes, send_high_water, compression_min_bytes)
 
     def __getattr__(self, str name):
         cdef dict values = self.settings

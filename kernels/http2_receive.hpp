@@ -186,6 +186,9 @@ inline void Http2Session::take_head(Stream& stream) {
         return fail(stream, 12, "the request's grpc-encoding is not supported");
     if (stream.bad_timeout) return fail(stream, 3, "malformed grpc-timeout");
     if (stream.bad_metadata) return fail(stream, 13, "binary metadata that is not base64");
+    if (unread_ > settings_.max_unread_bytes)
+        return fail(stream, 8, "more than max_unread_bytes (" + std::to_string(settings_.max_unread_bytes) +
+                                   ") of answers wait for this client to read them");
     if (stream.timeout != 0.0) stream.deadline = now_ + stream.timeout;
     if (stream.is_infer) {
         stream.kind = Stream::UNARY;

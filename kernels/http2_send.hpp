@@ -68,6 +68,12 @@ inline size_t Http2Session::waiting(const Stream& stream) const {
     return stream.pending.size() - stream.pending_at;
 }
 
+inline void Http2Session::count_unread(Stream& stream) {
+    if (unread_ == 0) read_at_ = now_;
+    const size_t now = waiting(stream);
+    unread_ += now - std::exchange(stream.unread, now);
+}
+
 inline ssize_t Http2Session::read_answer(nghttp2_session*, int32_t, uint8_t*, size_t length, uint32_t* flags,
                                          nghttp2_data_source* source, void* user) {
     auto& self = *static_cast<Http2Session*>(user);
@@ -102,6 +108,8 @@ inline int Http2Session::send_data(nghttp2_session*, nghttp2_frame*, const uint8
     } catch (const std::bad_alloc&) {
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     }
+    self.count_unread(stream);
+    self.read_at_ = self.now_;
     if (self.out_->size() < self.high_) return 0;
     self.paused_ = true;
     return NGHTTP2_ERR_PAUSE;
@@ -200,7 +208,7 @@ inline void Http2Session::end_answer(Stream& stream) {
 }
 
 inline void Http2Session::respond(Stream& stream, int code, std::string_view message, const Buffer& answer,
-                                  double retry_after, std::string_view served_version) {
+                                  double retry_after, std::string_view served_version, std::string_view reason) {
     stream.answered = true;
     if (!session_) return drop_owner(stream);
     stream.retry_after = retry_after;
@@ -211,6 +219,7 @@ inline void Http2Session::respond(Stream& stream, int code, std::string_view mes
         message = "the answer is larger than a gRPC message can be";
     }
     if (code != 0) {
+        grpc::base64_encode(grpc::status_details(code, message, reason, retry_after), stream.details);
         finish(stream, code, message);  // first: the message is the owner's
         return drop_owner(stream);
     }
@@ -225,6 +234,7 @@ inline void Http2Session::respond(Stream& stream, int code, std::string_view mes
         grpc::write_prefix(stream.answer_prefix, false, size);
         stream.answer = &answer;
     }
+    count_unread(stream);
     begin_answer(stream);
 }
 
@@ -252,6 +262,7 @@ inline bool Http2Session::send(Stream& stream, const uint8_t* data, size_t size)
         stream.is_deferred = false;
         nghttp2_session_resume_data(session_, stream.id);
     }
+    count_unread(stream);
     if (waiting(stream) > settings_.send_high_water) stream.is_full = true;
     return !stream.is_full;
 }

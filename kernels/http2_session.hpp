@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "grpc_details.hpp"
 #include "grpc_framing.hpp"
 #include "http2_stream.hpp"
 #include "infer.hpp"
@@ -88,8 +89,9 @@ public:
     }
 
     // Unary answers. `answer` belongs to the stream's owner and stays as it is until it is released.
+    // `reason` says for programs why `code` is not 0; empty when there is nothing to say.
     void respond(Stream& stream, int code, std::string_view message, const Buffer& answer, double retry_after,
-                 std::string_view served_version);
+                 std::string_view served_version, std::string_view reason);
     // Calls. `send` is false when more than the high-water mark is waiting now; it has taken the message all the same.
     bool send(Stream& stream, const uint8_t* data, size_t size);
     // Sends what is waiting and then the status; `trailers` and `details` are encoded already. Ends the owner's part.
@@ -126,6 +128,7 @@ private:
     void send_answer(Stream& stream, size_t length);
     void send_pending(Stream& stream, size_t length);
     size_t waiting(const Stream& stream) const;
+    void count_unread(Stream& stream);
     void field(std::string_view name, std::string_view value, bool is_static);
     void add_status_fields(const Stream& stream, char* scratch, size_t size);
     void begin_answer(Stream& stream);
@@ -152,6 +155,8 @@ private:
     int32_t head_id_ = 0;              // whose header block, trailers included, was last begun
     uint32_t continuations_ = 0;       // frames of that header block behind its first
     size_t buffered_ = 0;              // bytes of messages not yet complete
+    size_t unread_ = 0;                // bytes of answers that nghttp2 has not taken, and when it last took some
+    double read_at_ = 0.0;
     std::vector<int32_t> writable_;    // streams to tell of room; told by notify_writable
 
     // Times, by the clock of the last receive, produce or tick.
@@ -240,6 +245,7 @@ inline void Http2Session::forget(Stream* stream) {
     if (--live_ == 0) idle_since_ = now_;
     buffered_ -= stream->held;
     drop_owner(*stream);
+    unread_ -= std::exchange(stream->unread, 0);
     pool_.streams.give_back(stream);
 }
 
@@ -296,6 +302,7 @@ inline bool Http2Session::tick(double now, bool is_blocked) {
         memory_.rest();
         is_resting_ = true;
     }
+    if (unread_ > settings_.max_unread_bytes && now - read_at_ > settings_.write_timeout) return false;
     for (Stream* stream = streams_; stream;) {
         Stream* next = stream->next;  // nothing below takes a stream out
         if (stream->kind == Stream::UNARY && !stream->remote_closed &&

@@ -29,6 +29,7 @@ struct Http2Settings {
     double keepalive_timeout = 0;
     double min_ping_interval = 0;
     int max_ping_strikes = 0;
+    size_t max_unread_bytes = 0;
     size_t send_high_water = 0;
     size_t compression_min_bytes = 0;
 };

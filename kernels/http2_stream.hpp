@@ -93,6 +93,7 @@ struct Stream {
     size_t sent = 0;
     Buffer pending;
     size_t pending_at = 0;
+    size_t unread = 0;          // bytes of it all, counted in Session::unread_
     bool head_sent = false;
     bool is_deferred = false;   // the data source has run dry
     bool is_finished = false;   // trailers are known

@@ -127,6 +127,9 @@ public:
         left_ = keep ? kBlock : 0;
     }
 
+    // What `clear()` leaves.
+    size_t kept_bytes() const { return first_size_ == kBlock && !blocks_.empty() ? kBlock : 0; }
+
 private:
     void grow(size_t n) {
         size_t size = n > kBlock ? n : kBlock;
@@ -174,6 +177,12 @@ struct InferRequest {
     int64_t timeout_us = 0;           // parameter `timeout`: 0 none
     bool binary_data_output = false;  // HTTP: the default for outputs when none is listed
     bool raw = false;                 // gRPC: raw_input_contents was used, so the answer is raw too
+
+    // Of memory that stays allocated after `clear()`.
+    size_t kept_bytes() const {
+        return body.capacity() + arena.kept_bytes() + inputs.capacity() * sizeof(TensorView) +
+               outputs.capacity() * sizeof(RequestedOutput);
+    }
 
     void clear() {
         body.clear();

@@ -88,6 +88,7 @@ cdef extern from "infer.hpp" namespace "sluice" nogil:
         int64_t timeout_us
         cbool binary_data_output
         cbool raw
+        size_t kept_bytes()
         void clear()
 
     cdef cppclass WireError:

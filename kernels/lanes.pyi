@@ -30,15 +30,14 @@ class Lane:
     def is_idle(self) -> bool: ...
     @property
     def oldest_started(self) -> float:
-        """Monotonic seconds when the running batch was handed over; 0.0 when nothing runs."""
+        """Monotonic seconds since when the running batch has had the worker to itself: when it was handed over or, if
+        it waited behind another one, when that came back. 0.0 when nothing runs."""
 
     def nudge(self) -> None:
         """Wake the worker for a message on its control socket."""
 
     def close(self) -> None: ...
-    def put(
-        self, inputs: Sequence[tuple[int, int, Sequence[int], bytes]], rows: int, wanted: int = ...
-    ) -> int:
+    def put(self, inputs: Sequence[tuple[int, int, Sequence[int], bytes]], rows: int, wanted: int = ...) -> int:
         """Fill the next slot by hand with (index, datatype, shape, raw bytes) and ring. The slot; -1: it is busy."""
 
     def get(self) -> tuple[int, int, str, list[tuple[int, int, tuple[int, ...], bytes]]] | None:

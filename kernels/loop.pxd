@@ -1,4 +1,5 @@
 # What every part of one event loop's data plane shares. See loop.pyi.
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
 from kernels.exchange cimport Exchange, Intake, ReplySink
@@ -11,6 +12,8 @@ cdef int64_t epoch_ms() noexcept nogil
 cdef class LoopIntake(Intake):
     cdef Exchange pool                 # recycled exchanges, a chain by `next`
     cdef int pooled, max_pooled
+    cdef readonly size_t pooled_bytes  # of memory that they keep
+    cdef size_t max_pooled_bytes
     cdef list touched                  # sinks that wait for their flush
     cdef object call_soon
     cdef bint settle_scheduled

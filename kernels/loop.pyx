@@ -1,5 +1,6 @@
 # What every part of one event loop's data plane shares: recycled exchanges, answers to flush, clocks and the timer.
 from libc.errno cimport errno
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.time cimport time_t
 
@@ -41,10 +42,15 @@ cdef int64_t epoch_ms() noexcept nogil:
     return t.tv_sec * 1000 + t.tv_nsec // 1000000
 
 
+cdef inline size_t kept_bytes(Exchange x) noexcept:
+    return x.request.kept_bytes() + x.answer.capacity()
+
+
 cdef class LoopIntake(Intake):
-    def __init__(self, *, call_soon, int max_pooled=4096):
+    def __init__(self, *, call_soon, int max_pooled=4096, size_t max_pooled_bytes=32 << 20):
         self.call_soon = call_soon
         self.max_pooled = max_pooled
+        self.max_pooled_bytes = max_pooled_bytes
         self.touched = []
         self.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         if self.timer < 0:
@@ -62,6 +68,7 @@ cdef class LoopIntake(Intake):
             self.pool = x.next
             x.next = None
             self.pooled -= 1
+            self.pooled_bytes -= kept_bytes(x)
         x.sink = sink
         x.stream_id = stream_id
         x.protocol = protocol
@@ -70,7 +77,9 @@ cdef class LoopIntake(Intake):
 
     cdef void release(self, Exchange x) noexcept:
         x.reset()
-        if self.pooled < self.max_pooled:
+        cdef size_t size = kept_bytes(x)
+        if self.pooled < self.max_pooled and self.pooled_bytes + size <= self.max_pooled_bytes:
+            self.pooled_bytes += size
             x.next = self.pool
             self.pool = x
             self.pooled += 1

@@ -66,6 +66,9 @@ struct Binding {
     int64_t nbytes = 0;
 };
 
+// Entries that the classification extension may write for one request: ranking and printing them takes the loop's time.
+constexpr int64_t kMaxClassEntries = 32768;
+
 namespace binding_detail {
 
 constexpr int kInvalidArgument = 3;
@@ -77,6 +80,14 @@ inline bool refuse(WireError& error, std::string text) {
 }
 
 inline std::string in_quotes(std::string_view name) { return "'" + std::string(name) + "'"; }
+
+// How many entries the top `k` of each row are, at most. A free dimension may be anything, so that `k` counts in full.
+inline int64_t class_entries(const TensorSpec& spec, bool batched, int64_t rows, int64_t k) {
+    int64_t width = 1, entries = 0;
+    for (int d = batched ? 1 : 0; d < spec.rank; ++d)
+        if (spec.shape[d] < 0 || __builtin_mul_overflow(width, spec.shape[d], &width)) width = INT64_MAX;
+    return __builtin_mul_overflow(std::min(k, width), batched ? rows : 1, &entries) ? INT64_MAX : entries;
+}
 
 inline std::string shape_text(const int64_t* shape, int rank) {
     std::string text = "[";
@@ -216,6 +227,10 @@ inline bool bind(const Signature& s, InferRequest& r, Binding& binding, WireErro
         if (output.classification > 0 && s.outputs[at].datatype == DataType::BYTES)
             return refuse(error, "classification is not possible for output " + in_quotes(output.name) + " of datatype BYTES");
         wanted |= bit;
+        const int64_t entries = class_entries(s.outputs[size_t(at)], batched, rows, output.classification);
+        if (entries > kMaxClassEntries)
+            return refuse(error, "classification of output " + in_quotes(output.name) + " would give " + std::to_string(entries) +
+                                     " entries, " + std::to_string(kMaxClassEntries) + " at most");
     }
     if (r.outputs.empty())
         for (const TensorSpec& spec : s.outputs) wanted |= uint64_t{1} << spec.index;
@@ -271,14 +286,17 @@ inline void classify(const TensorSpec& spec, bool batched, int64_t k, OutputView
     k = std::min(k, width);
     std::string packed;
     std::vector<std::pair<double, int64_t>> ranked(static_cast<size_t>(width));
+    const auto is_above = [](const auto& a, const auto& b) {
+        bool lost_a = std::isnan(a.first), lost_b = std::isnan(b.first);
+        if (lost_a || lost_b) return lost_a == lost_b ? a.second < b.second : lost_b;
+        return a.first != b.first ? a.first > b.first : a.second < b.second;
+    };
     for (int64_t row = 0; row < rows; ++row) {
         for (int64_t i = 0; i < width; ++i)
             ranked[size_t(i)] = {binding_detail::element_value(view.data + size_t(row * width + i) * element, view.datatype), i};
-        std::partial_sort(ranked.begin(), ranked.begin() + k, ranked.end(), [](const auto& a, const auto& b) {
-            bool lost_a = std::isnan(a.first), lost_b = std::isnan(b.first);
-            if (lost_a || lost_b) return lost_a == lost_b ? a.second < b.second : lost_b;
-            return a.first != b.first ? a.first > b.first : a.second < b.second;
-        });
+        // Not partial_sort, whose heap costs a logarithm for every element of a tensor that happens to ascend.
+        if (k < width) std::nth_element(ranked.begin(), ranked.begin() + k, ranked.end(), is_above);
+        std::sort(ranked.begin(), ranked.begin() + k, is_above);
         for (int64_t i = 0; i < k; ++i) {
             char number[400];
             int length = std::snprintf(number, sizeof number, "%f:%" PRId64, ranked[size_t(i)].first, ranked[size_t(i)].second);

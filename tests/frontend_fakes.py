@@ -199,6 +199,7 @@ class FakeCall:
         self.code: int | None = None
         self.text = ""
         self.trailers: dict[bytes, bytes] = {}
+        self.details = b""
         self.is_writable = True
         self.is_reading = True
 
@@ -211,7 +212,7 @@ class FakeCall:
         self, code: int = 0, message: str = "", metadata: Sequence[tuple[bytes, bytes]] = (), details: bytes = b""
     ) -> None:
         assert self.code is None, "finished twice"
-        self.code, self.text, self.trailers = int(code), message, dict(metadata)
+        self.code, self.text, self.trailers, self.details = int(code), message, dict(metadata), details
 
     def pause_reading(self) -> None:
         self.is_reading = False

@@ -101,7 +101,14 @@ class OnnxRuntimeBackend:
         # the data.
         self._can_bind = spec.kind == "CPU" and all(each.datatype != "BYTES" for each in self.inputs + self.outputs)
         # BF16 has no numpy type, so it crosses as values that the engine made.
-        self._has_bf16 = any(each.datatype == "BF16" for each in self.inputs + self.outputs)
+        bf16 = [each.name for each in self.inputs + self.outputs if each.datatype == "BF16"]
+        text = [each.name for each in self.inputs if each.datatype == "BYTES"]
+        if bf16 and text:
+            raise BackendError(
+                f"the engine takes no BYTES input ('{text[0]}') together with a BF16 tensor ('{bf16[0]}'): "
+                "cast one of them inside the model"
+            )
+        self._has_bf16 = bool(bf16)
 
     def execute(self, batch: Batch) -> Sequence[Output]:
         if batch.area is None or not self._can_bind:

@@ -11,6 +11,7 @@ from math import ceil
 from gateway.frontends import Call, Cancellable, DataPlane
 from gateway.frontends.status import UNEXPECTED, Code
 from gateway.pb import inference_pb2 as pb
+from kernels.http2 import status_details
 
 _log = logging.getLogger("sluice.frontends")
 
@@ -103,7 +104,7 @@ class InferStream:
             return
         self._close()
         pushback = [(b"grpc-retry-pushback-ms", b"%d" % ceil(retry_after * 1000))] if retry_after else []
-        self._call.finish(code, text, pushback)
+        self._call.finish(code, text, pushback, status_details(code, text, retry_after=retry_after))
 
     def _close(self) -> None:
         """The call is over, here or at its caller: what is pending is dropped."""

@@ -233,6 +233,24 @@ def refusal(channel: grpc.Channel, message: bytes) -> tuple[Code, str]:
     return Code(caught.value.code().value[0]), caught.value.details()
 
 
+def test_a_refusal_tells_programs_why(channel: grpc.Channel) -> None:
+    def reason(message: bytes) -> bytes:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(SERVICE + "ModelInfer")(message)
+        details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+        assert b"type.googleapis.com/google.rpc.ErrorInfo" in details
+        return bytes(details)
+
+    assert b"MALFORMED_REQUEST" in reason(b"\x0a\xff")
+    assert b"UNKNOWN_MODEL" in reason(inference_pb2.ModelInferRequest(model_name="no").SerializeToString())
+    assert b"UNKNOWN_VERSION" in reason(
+        infer_request(model_version="99", raw_input_contents=[bytes(8)]).SerializeToString()
+    )
+    assert b"SIGNATURE_MISMATCH" in reason(
+        infer_request(raw_input_contents=[bytes(8)], outputs=[{"name": "no"}]).SerializeToString()
+    )
+
+
 def test_typed_contents_are_answered_typed(channel: grpc.Channel) -> None:
     request = infer_request()
     request.inputs[0].contents.fp32_contents.extend([1, 2])

@@ -51,6 +51,7 @@ Http2Settings settings_for(uint8_t choices) {
     settings.keepalive_timeout = 20;
     settings.min_ping_interval = 5;
     settings.max_ping_strikes = tight ? 1 : 1000;
+    settings.max_unread_bytes = tight ? 32 : 1 << 20;
     settings.send_high_water = 256;
     settings.compression_min_bytes = 64;
     return settings;
@@ -184,7 +185,7 @@ private:
         owner.stage = Owner::ANSWERED;
         owner.answer.append(owner.body.view());
         owner.answer.append(std::string(size, 'a'));
-        session_.respond(*stream, code, code ? "no %\n" : "", owner.answer, code == 14 ? 0.25 : 0, "3");
+        session_.respond(*stream, code, code ? "no %\n" : "", owner.answer, code == 14 ? 0.25 : 0, "3", code == 8 ? "REASON" : "");
     }
 
     void message(Stream* stream, std::string_view text) {

@@ -20,6 +20,7 @@ from gateway.backends.onnxruntime import OnnxRuntimeBackend, check_providers, wi
 from gateway.backends.onnxruntime_options import provider_options, run_options, session_options
 from gateway.workers.spec import DATATYPES, InstanceSpec
 
+CASTS = {"text": "BYTES", "short": "BF16"}
 NUMERIC = [name for name in models.DATATYPES if name != "BYTES"]
 
 
@@ -122,6 +123,27 @@ def test_bytes_that_are_no_text_are_the_callers_mistake(tmp_path: Path, raw: byt
     with pytest.raises(BackendError) as refused:
         backend.execute(batch)
     assert (refused.value.code, refused.value.message) == (3, message)
+
+
+def test_text_in_beside_bf16_is_refused_at_load_since_the_engine_cannot_carry_both(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"no BYTES input \('in_BYTES'\) together with a BF16 tensor \('in_BF16'\)"):
+        load(models.identities(["BF16", "BYTES"]), tmp_path)
+
+
+def test_text_out_beside_bf16_comes_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Cast", ["x"], [name], to=models.ELEMENT_TYPES[kind]) for name, kind in CASTS.items()]
+    graph = helper.make_graph(
+        nodes,
+        "casts",
+        [helper.make_tensor_value_info("x", TensorProto.INT32, ["N"])],
+        [helper.make_tensor_value_info(name, models.ELEMENT_TYPES[kind], ["N"]) for name, kind in CASTS.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    backend = load(model, tmp_path)
+    x = np.array([1, 2], np.int32)
+    outputs = backend.execute(Batch(0, [(0, x)], 0, lambda at: (2,), None))
+    assert bytes(outputs[0][3]) == strings.to_raw(["1", "2"])
+    assert np.frombuffer(outputs[1][3], np.uint16).tolist() == [0x3F80, 0x4000]
 
 
 def test_only_wanted_outputs_are_computed(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_a_caller_may_ask_for_true_statuses() -> None:
     assert s.replies == [("a", "")]
     assert (s.call.code, s.call.text) == (Code.RESOURCE_EXHAUSTED, "too much")
     assert s.call.trailers == {b"grpc-retry-pushback-ms": b"500"}
+    assert b"google.rpc.RetryInfo" in s.call.details
     assert s.asked("c").handle.is_cancelled
     assert not s.open
 

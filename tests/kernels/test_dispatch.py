@@ -724,3 +724,75 @@ def test_a_raw_body_of_another_size_than_its_one_input_is_the_callers_mistake():
     answer = asyncio.run(post(b"12345"))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"raw request body of 5 bytes, but input 'x' has 8" in answer
+
+
+# Bounds.
+
+
+def test_the_memory_of_recycled_exchanges_is_bounded():
+    bench = Bench()
+    bench.dispatcher = Dispatcher(call_soon=bench.soon.append, max_pooled_bytes=100_000)
+    peak = 0
+    for _ in range(3):
+        for answer in [bench.send(message([[1, 2]]) + bytes(30_000)) for _ in range(20)]:
+            assert answer.code is not None
+        peak = max(peak, bench.dispatcher.pooled_bytes)
+    assert 0 < peak <= 100_000
+
+
+def test_tensors_of_one_index_are_refused():
+    with pytest.raises(ValueError, match=r"tensor 'b' has index 3, which another tensor has already"):
+        Bench([tensor("a", index=3), tensor("b", index=3)])
+    with pytest.raises(ValueError, match=r"tensor 'z' has index 0, which another tensor has already"):
+        Bench(outputs=[tensor("y"), tensor("z")])
+
+
+@pytest.mark.parametrize("shape", [(-1, -1), (-1, 40_000)])
+def test_a_classification_of_more_entries_than_are_allowed_is_refused(shape):
+    bench = Bench(outputs=[tensor("y", shape=shape)])
+    answer = bench.send(message([[1, 2]], outputs=[("y", 1 << 40)]))
+    assert answer.code == INVALID
+    assert "classification of output 'y' would give " in answer.text
+    assert answer.text.endswith("entries, 32768 at most")
+
+
+def test_a_huge_classification_of_a_small_output_gives_what_there_is():
+    bench = Bench()
+    answer = bench.send(message([[1, 2]], outputs=[("y", 1 << 40)]))
+    bench.settle()
+    bench.work()
+    assert list(answer.body.outputs[0].shape) == [1, 2]
+
+
+@pytest.mark.parametrize("k", [1, 3, 31, 32])
+def test_classification_ranks_any_row_like_a_whole_sort(k):
+    values = np.float32(np.random.default_rng(k).permutation(np.repeat(np.arange(16), 2)))
+    values[5] = np.nan
+    bench = Bench([tensor("x", shape=(-1, 32))], [tensor("y", shape=(-1, 32))])
+    answer = bench.send(message([values], outputs=[("y", k)]))
+    bench.settle()
+    bench.work()
+    order = sorted(range(32), key=lambda i: (np.isnan(values[i]), -values[i], i))[:k]
+    raw, indexes, at = answer.body.raw_output_contents[0], [], 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        indexes.append(int(raw[at + 4 : at + 4 + size].split(b":")[1]))
+        at += 4 + size
+    assert indexes == order
+
+
+def test_a_caller_may_ask_again_and_cancel_others_while_it_is_answered(bench):
+    answers = []
+
+    def ask_again(code, text, body, retry_after):
+        answers.append(bench.send(message([[7, 7]])))
+        other.call.cancel()
+
+    LocalCall(bench.dispatcher, message([[1, 1]]), 0.0, ask_again)
+    other = bench.send(message([[2, 2]]))
+    for _ in range(3):
+        bench.settle()
+        bench.work()
+    assert answers[0].values == [[14, 14]]
+    assert other.code is None
+    assert bench.dispatcher.in_flight == 0

@@ -194,6 +194,23 @@ def test_pipelining_without_reading_is_bounded(make: MakePeer) -> None:
     assert len(peer.take()) == 1000
 
 
+def test_answers_that_wait_for_an_earlier_one_hold_back_further_requests(make: MakePeer) -> None:
+    peer = make(max_unread_bytes=100_000)
+    peer.send(infer(b"slow") + infer(b"fast") * 10)
+    for pending in peer.intake.requests[1:4]:
+        pending.answer(bytes(40_000))
+    peer.send(infer(b"later"))
+    assert not peer.transport.is_reading
+    assert len(peer.intake.requests) == 11
+    peer.intake.requests[0].answer(b"done")
+    for pending in peer.intake.requests[4:11]:
+        pending.answer(b"")
+    peer.settle()
+    assert peer.transport.is_reading
+    assert len(peer.intake.requests) == 12
+    assert [len(answer.body) for answer in peer.take()] == [4, 40_000, 40_000, 40_000] + [0] * 7
+
+
 def test_large_answers_keep_their_place_when_the_client_reads_slowly(make: MakePeer) -> None:
     peer = make()
     peer.send(infer(b"a" * 100) + infer(b"b" * 100_000) + infer(b"c" * 100) + infer(b"d" * 70_000))

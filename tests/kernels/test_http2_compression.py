@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from http2_peer import INFER, Peer, framed, head, peers
@@ -152,3 +154,23 @@ def test_what_a_message_inflates_to_counts_as_buffered(make: MakePeer) -> None:
     assert "max_buffered_bytes (60000)" in peer.replies[second].text
     peer.send(first, b"", end=True)
     assert peer.replies[first].messages == [bytes(40_000)]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel does not reset peaks")
+@pytest.mark.parametrize("limits", [{"max_message_bytes": 1 << 20, "max_inflate_ratio": 5000}, {}])
+@pytest.mark.parametrize("path", [INFER, b"/s/m"])
+def test_the_limit_holds_while_a_message_inflates_not_after(
+    make: MakePeer, limits: dict[str, int], path: bytes
+) -> None:
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
+    peer = make(echo, handler=lambda call: None, **limits)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    stream = peer.start(head(path, (b"grpc-encoding", b"gzip")), framed(bomb, flag=1))
+    assert peer.replies[stream].status == 8
+    assert peak() - before < 100 << 20

@@ -238,3 +238,41 @@ def test_an_answer_for_a_closing_connection_is_released(make: MakePeer) -> None:
     peer.intake.flush()
     peer.lose()
     assert peer.intake.released == 1
+
+
+def hold_windows(peer: Peer) -> None:
+    """From here on the client takes what the windows allow and gives nothing back."""
+    peer.client.acknowledge_received_data = lambda *_: None  # type: ignore[method-assign]
+
+
+def test_a_client_that_leaves_too_many_answers_unread_gets_no_more_of_them(make: MakePeer) -> None:
+    peer = make(lambda request: request.answer(b"x" * 400_000), max_unread_bytes=1_000_000)
+    hold_windows(peer)
+    statuses = [peer.infer(b"abc").status for _ in range(5)]
+    assert statuses == [None, None, None, 8, 8]
+    refused = list(peer.replies.values())[-1]
+    assert "max_unread_bytes (1000000)" in refused.text
+    assert peer.intake.submitted == 3
+
+
+def test_a_client_that_reads_again_is_served_again(make: MakePeer) -> None:
+    peer = make(lambda request: request.answer(b"x" * 400_000), max_unread_bytes=100_000)
+    hold_windows(peer)
+    first = peer.infer(b"abc")
+    assert peer.infer(b"abc").status == 8
+    peer.client.increment_flow_control_window(1 << 20, next(iter(peer.replies)))
+    peer.exchange()
+    peer.exchange()
+    assert first.status == 0
+    assert peer.infer(b"abc").status is None
+    assert peer.intake.submitted == 2
+
+
+def test_a_client_over_the_limit_that_reads_nothing_is_closed_after_the_write_timeout(make: MakePeer) -> None:
+    peer = make(lambda request: request.answer(b"x" * 400_000), max_unread_bytes=100_000, write_timeout=10)
+    hold_windows(peer)
+    peer.infer(b"abc")
+    peer.tick(9)
+    assert not peer.transport.is_closed
+    peer.tick(11)
+    assert peer.transport.is_aborted

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from google.protobuf import any_pb2, duration_pb2
 from h2.errors import ErrorCodes
 from http2_peer import INFER, Peer, framed, head, peers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.http2 import status_details
 from kernels.testing import Pending
 
 MakePeer = Callable[..., Peer]
@@ -67,6 +70,7 @@ def test_a_failure_is_one_trailers_only_answer(make: MakePeer) -> None:
     reply = make(fail).infer(b"abc")
     assert reply.data == b""
     assert not reply.trailers
+    assert reply.headers.pop(b"grpc-status-details-bin")
     assert reply.headers == {
         b":status": b"200",
         b"content-type": b"application/grpc",
@@ -76,6 +80,80 @@ def test_a_failure_is_one_trailers_only_answer(make: MakePeer) -> None:
         b"grpc-retry-pushback-ms": b"13",
     }
     assert reply.is_ended
+
+
+def fields(message: bytes) -> list[tuple[int, int | bytes]]:
+    """The fields of a protobuf message, of those two wire types that a status has."""
+    found: list[tuple[int, int | bytes]] = []
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        tag = varint()
+        if tag & 7 == 0:
+            found.append((tag >> 3, varint()))
+        else:
+            assert tag & 7 == 2
+            size = varint()
+            found.append((tag >> 3, message[at : at + size]))
+            at += size
+    return found
+
+
+def read_details(data: bytes) -> tuple[int, str, dict[str, bytes]]:
+    """Code, text, and the details by the last part of their type."""
+    code, text = [value for field, value in fields(data) if field in (1, 2)]
+    details = [any_pb2.Any.FromString(value) for field, value in fields(data) if field == 3]
+    assert isinstance(code, int)
+    assert isinstance(text, bytes)
+    assert all(one.type_url.startswith("type.googleapis.com/google.rpc.") for one in details)
+    return code, text.decode(), {one.type_url.rpartition(".")[2]: one.value for one in details}
+
+
+def test_a_refusal_that_may_be_tried_again_says_when_in_its_details(make: MakePeer) -> None:
+    reply = make(lambda request: request.fail(8, b"queue full", retry_after=1.2501)).infer(b"abc")
+    encoded = reply.headers[b"grpc-status-details-bin"]
+    code, text, details = read_details(base64.b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    assert (code, text) == (8, "queue full")
+    assert list(details) == ["RetryInfo"]
+    ((field, delay),) = fields(details["RetryInfo"])
+    assert field == 1
+    assert duration_pb2.Duration.FromString(delay).ToMilliseconds() == 1251
+    assert reply.headers[b"grpc-retry-pushback-ms"] == b"1251"
+
+
+def test_a_failure_without_advice_or_reason_has_no_details(make: MakePeer) -> None:
+    reply = make(lambda request: request.fail(13, b"broken")).infer(b"abc")
+    assert b"grpc-status-details-bin" not in reply.headers
+
+
+@given(text=st.text(max_size=2000), retry_after=st.floats(0, 1e9))
+def test_details_of_any_text_can_be_read_and_are_small(text: str, retry_after: float) -> None:
+    data = status_details(3, text, "SOME_REASON", retry_after)
+    code, kept, details = read_details(data)
+    assert code == 3
+    assert fields(details["ErrorInfo"]) == [(1, b"SOME_REASON"), (2, b"sluice")]
+    assert ("RetryInfo" in details) == (retry_after > 0)
+    assert text.encode("utf-8", "replace").decode().startswith(kept)
+    assert len(kept.encode()) >= min(len(text.encode("utf-8", "replace")), 1021)
+    assert len(data) < 1300
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"])
+def test_a_text_that_is_not_utf_8_is_mended_in_details(make: MakePeer, bad: bytes) -> None:
+    message = b"odd " + bad + " é€𝄞".encode()
+    reply = make(lambda request: request.fail(8, message, retry_after=1.0)).infer(b"abc")
+    encoded = reply.headers[b"grpc-status-details-bin"]
+    _, text, _ = read_details(base64.b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    assert text == "odd " + "?" * len(bad) + " é€𝄞"
 
 
 def test_the_exchange_knows_its_stream_protocol_and_times(make: MakePeer) -> None:
