@@ -66,8 +66,8 @@ class HeaderMatch:
 
 @dataclass(frozen=True)
 class HeaderRoute:
-    """Requests with any of these headers go to the canary from here on and are no evidence. The same name again replaces
-    the route, and without a match removes it."""
+    """Requests with any of these headers go to the canary from here on and are no evidence. The same name again
+    replaces the route, and without a match removes it."""
 
     name: str
     match: tuple[HeaderMatch, ...] = ()
@@ -144,8 +144,8 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Stickiness:
-    """What the requests of one unit (a person, a device) have in common: the value of this header, cookie, gRPC metadata
-    key or request parameter."""
+    """What the requests of one unit (a person, a device) have in common: the value of this header, cookie, gRPC
+    metadata key or request parameter."""
 
     kind: StickyKind
     name: str

@@ -1,4 +1,4 @@
-"""Reads a plan from YAML, JSON or a mapping: every key known, every value in its range, what is wrong named by its path."""
+"""Reads a plan from YAML, JSON or a mapping: every key known, every value in its range, a fault named by its path."""
 
 from __future__ import annotations
 
