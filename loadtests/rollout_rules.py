@@ -37,7 +37,7 @@ def sluice(plan: Plan, traffic: Traffic, weight: float, *, counts_raw: bool = Fa
         for level in range(FAILED + 1)
     ]
     places, codes = _coded(plan, traffic, counts_raw)
-    to_wait = _least_events(1.0, 1 / plan.alpha, weight)
+    to_wait = least_events(1.0, 1 / plan.alpha, weight)
     for place, code in zip(places, codes, strict=True):
         tally.add(events[code])
         if code > FAILED:
@@ -46,12 +46,14 @@ def sluice(plan: Plan, traffic: Traffic, weight: float, *, counts_raw: bool = Fa
                 verdict = judge(plan, tally.evidence)
                 if verdict.fired:
                     return place
-                to_wait = _least_events(verdict.e_value, verdict.threshold, weight)
+                to_wait = least_events(verdict.e_value, verdict.threshold, weight)
     return None
 
 
-def _least_events(e_value: float, threshold: float, weight: float) -> int:
-    """How many events of the canary it takes at least."""
+def least_events(e_value: float, threshold: float, weight: float) -> int:
+    """How many events of the canary it takes at least. Where all traffic is the canary's, slow ones say nothing."""
+    if weight == 1.0:
+        return 1 << 30
     return max(1, math.ceil(math.log(threshold / max(e_value, 1e-300)) / -math.log(weight) - 1e-9))
 
 

@@ -12,6 +12,7 @@ from gateway.rollouts.machine import begin, decide
 from gateway.rollouts.plan import default_plan
 from gateway.rollouts.status import State
 from gateway.rollouts.tally import Tally
+from loadtests.rollout_rules import least_events
 from loadtests.rollout_traffic import make, thresholds
 
 REQUESTS_A_SECOND = 50
@@ -48,7 +49,7 @@ class Outcome:
 
 
 def whole_rollout(source: np.random.Generator, case: Case) -> Outcome:
-    """Until it ends or is held."""
+    """Until it ends or is held. A decision is made each second, and at each event of the canary that could tip one."""
     guard = PLAN.guards.latency
     assert guard is not None
     slow = Thresholds(thresholds(guard.tolerance))
@@ -67,13 +68,17 @@ def whole_rollout(source: np.random.Generator, case: Case) -> Outcome:
             )
             asked = int(np.count_nonzero(traffic.is_canary))
             tally.count(weight, canary=asked, stable=count - asked)
+            to_wait = 0
             for arm, failed, seconds in zip(traffic.is_canary, traffic.failed, traffic.seconds, strict=True):
                 level = slow.level(seconds)
                 if not failed and level == 0:
                     continue
                 tally.add(Event("failed" if failed else "slow", bool(arm), weight, level))
-                if arm:
-                    status = decide(PLAN, status, tally.evidence, ready, now).status
+                to_wait -= int(arm)
+                if arm and (failed or to_wait <= 0):
+                    decision = decide(PLAN, status, tally.evidence, ready, now)
+                    status = decision.status
+                    to_wait = least_events(decision.verdict.e_value, decision.verdict.threshold, weight)
                 if status.is_ended:
                     break
         status = decide(PLAN, status, tally.evidence, ready, now).status

@@ -44,7 +44,7 @@ REFERENCE_FAILURES = {
     0.50: ("8/8", "8/8", "8/13", "13/20", "18/34", "63/134"),
 }
 MAX_EVENTS = 400
-MAX_REQUESTS = 20_000
+MAX_REQUESTS = 45_000
 
 SLOWER = (1.5, 2.0, 4.0)
 # Median requests of the canary, by weight and in the order of SLOWER.
@@ -65,7 +65,7 @@ class Size:
     peers: int = 200
 
 
-QUICK = Size(equal=40, shifts=200, together=20, whole=10, peers=20)
+QUICK = Size(equal=4, shifts=40, together=4, whole=1, peers=4)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Detection:
     def __str__(self) -> str:
         if self.share == 0:
             return "none"
-        if self.share < 0.95:
+        if self.share < 0.96:
             seen = Detection(tuple(one for one in self.found if one is not None))
             return f"{seen.quantile(0.5):g}/{seen.quantile(0.95):g} ({self.share:.0%})"
         return f"{self.quantile(0.5):g}/{self.quantile(0.95):g}"
@@ -117,7 +117,7 @@ def failures_together(
     source: np.random.Generator, weight: float, stable: float, canary: float, runs: int
 ) -> Detection | None:
     """With all guards of the default plan under one alpha; None where it would take too many requests to simulate."""
-    count = int(60 / (weight * canary)) + 100
+    count = int((20 + 30 * weight + 1000 * stable) / (weight * canary)) + 100
     if count > MAX_REQUESTS or canary < 3 * stable:
         return None
     return _failed(all_guards, source, weight, stable, canary, count, runs)

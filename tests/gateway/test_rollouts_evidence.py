@@ -212,6 +212,12 @@ def test_disagreement_of_the_shadow_is_tested_against_what_is_tolerated() -> Non
     assert judge(plan, Evidence(compared=50, disagreed=15)).fired == "disagreement"
 
 
+def test_the_documented_number_of_requests_without_a_failure_shows_enough() -> None:
+    for rate, requests in ((0.05, 74), (0.01, 376)):
+        promotion = Promotion(max_rate=rate)
+        assert [is_shown(promotion, Evidence(canary=count)) for count in (requests - 1, requests)] == [False, True]
+
+
 @pytest.mark.parametrize(("rate", "requests"), [(0.01, 299), (0.05, 59), (0.1, 29)])
 def test_so_many_requests_without_a_failure_show_enough(rate: float, requests: int) -> None:
     """The least by any test at these levels, and what it costs to allow for a few failures as well."""
