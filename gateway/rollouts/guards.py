@@ -177,7 +177,7 @@ def is_shown(promotion: Promotion, evidence: Evidence) -> bool:
     rates = (0.0, *(promotion.max_rate * part for part in BETTER))
     by_rate = log_mean(log_ratios(failed, max(evidence.canary, failed), promotion.max_rate, rates))
     by_ratio = label_test(evidence.failed, promotion.max_ratio, BETTER)
-    return max(by_rate, by_ratio) >= threshold
+    return log_mean([by_rate, by_ratio]) >= threshold  # Either may show it, and both share beta.
 
 
 # From a thousandth to a thousand times, eight steps to a factor of ten.
