@@ -170,6 +170,11 @@ class Models(Generic[G]):
         self._advance()
         await self._until(lambda: self._reconciler.is_gone(name) or None)
 
+    def look_soon(self) -> None:
+        """The source is looked at now rather than at the next poll. For hints: it changes nothing by itself."""
+        self._watch.hurry()
+        self._wake.set()
+
     # Questions
 
     def has_looked(self) -> bool:

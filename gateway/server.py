@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.admin.assembly import keyring, registry_api
+from gateway.admin.assembly import keyring, mlflow_webhook, registry_api
 from gateway.admin.plane import AdminPlane
 from gateway.dataplane import DataPlane
 from gateway.errors import SettingsError, StartFailed
@@ -108,6 +108,7 @@ class Server:
             self._stopping.set,
             registry=registry_api(settings, data_dir, origin),
             tokens=keyring(data_dir),
+            webhook=mlflow_webhook(settings, models.look_soon),
         )
         async with asyncio.TaskGroup() as tasks:
             control = ModelControl(plane, tasks, is_allowed=settings.models.control_mode == "explicit")

@@ -159,6 +159,9 @@ class RegistrySettings:
     pull_bytes_per_second: int = size(0, "for all fetches together; 0 sets no limit", low=0)
     mlflow_url: str = leaf("", "the MLflow tracking server, such as https://mlflow.example.com")
     mlflow_models: tuple[str, ...] = leaf((), "`name@alias`, `name/3`, `name/latest`, or `name` for its alias champion")
+    mlflow_webhook_secret_file: Path | None = leaf(
+        None, "file with the secret of MLflow's webhooks, each of which then has MLflow looked at at once"
+    )
     objects_url: str = leaf("", "a model repository in a bucket: s3://bucket/prefix, gs://, az://")
     objects_options: tuple[str, ...] = leaf((), "`name=value` for that bucket, such as endpoint=http://minio:9000")
 

@@ -46,8 +46,9 @@ class Watch:
         self._settling = Settling()
         self._observed: Snapshot | None = None
         self._looks = 0
-        # Changed by `follow` and `lost`.
+        # Changed by `follow`, `hurry` and `lost`.
         self._is_lost = False
+        self._is_hinted = False
         self.look_at: float | None = None if self._mode == "explicit" else clock.now()
         """When the next look is due; None for never: in mode explicit, and in mode none once two looks agree."""
 
@@ -58,8 +59,15 @@ class Watch:
     def is_due(self, now: float) -> bool:
         return self.look_at is not None and self.look_at <= now
 
+    def hurry(self) -> None:
+        """Something may have changed: the next look is due now, if there is one; one under way may have missed it."""
+        self._is_hinted = True
+        if self.look_at is not None:
+            self.look_at = self._clock.now()
+
     async def follow(self) -> None:
         """One look, and when the next one is due."""
+        self._is_hinted = False
         try:
             await self.look()
         except SourceUnavailable as error:
@@ -71,7 +79,7 @@ class Watch:
         is_first = self._looks == 1 and not self._is_lost
         is_done = self._mode == "none" and self._looks > 1 and self._settling.is_settled and not self._is_lost
         pause = min(self._settle_seconds, self._poll_seconds) if is_first else self._poll_seconds
-        self.look_at = None if is_done else self._clock.now() + pause
+        self.look_at = None if is_done else self._clock.now() + (0.0 if self._is_hinted else pause)
 
     def lost(self, error: SourceUnavailable) -> None:
         """The source could not be read."""

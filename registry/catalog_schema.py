@@ -274,6 +274,10 @@ def _postgresql(url: str) -> Engine:
         connect_args={
             "connect_timeout": WAIT_SECONDS,
             "tcp_user_timeout": wait,
+            # A server that is gone while an answer is awaited is noticed in half a minute.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
             "application_name": "sluice",
             "options": f"-c lock_timeout={wait} -c statement_timeout={3 * wait} "
             f"-c idle_in_transaction_session_timeout={6 * wait}",

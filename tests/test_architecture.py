@@ -260,3 +260,12 @@ def test_state_of_modules_is_recognised(tmp_path: Path, code: str, found: list[s
 
 def test_every_cython_module_has_its_stub() -> None:
     assert [path.name for path in (ROOT / "kernels").glob("*.pyx") if not path.with_suffix(".pyi").is_file()] == []
+
+
+def test_whatever_follows_a_source_never_reads_the_wall_clock() -> None:
+    """So that a clock that jumps changes neither what is pulled nor what is served."""
+    files = [*(ROOT / "registry/sources").glob("*.py"), *(ROOT / "registry").glob("cache*.py")]
+    files += [ROOT / "registry" / name for name in ("first_sight.py", "ledger.py", "staging.py", "daemon_pool.py")]
+    files += [ROOT / "gateway" / name for name in ("watch.py", "models.py", "models_ports.py", "reconcile.py")]
+    readers = {path.name for path in files if re.search(r"\btime\.time|\bdatetime\b", path.read_text("utf-8"))}
+    assert readers == set()

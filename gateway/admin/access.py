@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 from gateway.errors import SettingsError
 from gateway.settings import AdminSettings
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/console.css", "/console.js"})
-"""Answered without a token: probes carry none, and the console asks for it."""
+MLFLOW_WEBHOOK_PATH = "/api/v1/webhooks/mlflow"
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/console.css", "/console.js", MLFLOW_WEBHOOK_PATH})
+"""Answered without a token: probes carry none, the console asks for it, and webhooks are signed instead."""
 
 
 Scope = Literal["read", "publish", "approve", "operate"]

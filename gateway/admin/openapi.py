@@ -38,6 +38,8 @@ class Operation:
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     required_query: frozenset[str] = frozenset()
     condition: Condition = ""
+    is_signed: bool = False
+    """No token is asked for: the caller signs what it sends."""
 
     @property
     def parameters(self) -> list[str]:
@@ -55,6 +57,8 @@ class Operation:
             found |= {412, 428}
         if self.body:
             found |= {409, 413, 415, 422}
+        if self.is_signed:
+            return [400, 403, 409, 413, 429]
         if self.body == "application/octet-stream":
             found |= {408, 411, 507}
         return sorted(found)
@@ -92,6 +96,8 @@ def _operation(one: Operation) -> dict[str, Any]:
         "tags": [one.tag],
         "responses": _answers(one) | {str(status): _problem(one, status) for status in one.refusals},
     }
+    if one.is_signed:
+        made |= {"security": [], "description": "Signed by its sender."}
     if parameters := [*_path_parameters(one), *_query(one), *_conditions(one)]:
         made["parameters"] = parameters
     if one.body:
@@ -160,6 +166,7 @@ _DESCRIPTIONS: Mapping[int, str] = MappingProxyType(
         415: "Of a type that is not taken.",
         422: "Well formed, and refused.",
         428: "A change says what it changes.",
+        429: "Too many at this time.",
         503: "The registry cannot be reached now.",
         507: "There is no room left.",
     }

@@ -77,6 +77,7 @@ SCHEMAS: dict[str, Any] = {
     ),
     "Served": _object({"models": _list(_object({"name": _TEXT, "versions": _list({"type": "object"})}))}),
     "Draining": _object({"draining": {"type": "boolean"}}),
+    "Looking": _object({"looking": {"type": "boolean"}}),
     "File": _object(_FILE),
     "Tensor": _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer", "minimum": -1})}),
     "Lineage": _object(

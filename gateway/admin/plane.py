@@ -20,6 +20,7 @@ from gateway.admin.observer import Observer
 from gateway.admin.openapi import Operation
 from gateway.admin.problems import Problem, ProblemError
 from gateway.admin.registry_api import RegistryApi
+from gateway.admin.webhook import MlflowWebhook
 from gateway.errors import SettingsError
 from gateway.metrics import MeterSource, exposition, make_registry
 from gateway.settings import AdminSettings
@@ -74,6 +75,7 @@ class AdminPlane:
         *,
         registry: RegistryApi | None = None,
         tokens: Tokens | None = None,
+        webhook: MlflowWebhook | None = None,
     ) -> None:
         """SettingsError when it would be open to others without a token."""
         if not is_loopback(settings.host) and settings.token_file is None and (tokens is None or tokens.is_empty):
@@ -84,7 +86,7 @@ class AdminPlane:
             )
         self._settings, self._port = settings, port
         self._access = Access.from_settings(settings, tokens)
-        self._registry_api = registry
+        self._registry_api, self._webhook = registry, webhook
         # By path pattern and method: what a caller must be allowed, and who answers. Filled with the routes.
         self._operations: dict[tuple[str, str], tuple[Scope, _CallerHandler]] = {}
         self._observer = Observer(source)
@@ -141,6 +143,9 @@ class AdminPlane:
             for operation, handler in self._registry_api.handlers():
                 self._add(app, operation, handler)
                 operations.append(operation)
+        if self._webhook is not None:
+            self._add(app, self._webhook.operation, self._webhook.handle)
+            operations.append(self._webhook.operation)
         document = openapi.document(operations, __version__)
         answers = {200: "application/json"}
         itself = Operation("get_openapi", "GET", OPENAPI_PATH, "read", "This document", answers, "document")

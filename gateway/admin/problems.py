@@ -84,6 +84,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "no-registry": "This gateway has no registry",
         "unauthorized": "A token is needed",
         "forbidden": "Not allowed",
+        "already-delivered": "It has come before",
+        "too-many-requests": "Too many at this time",
     }
 )
 
