@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import __version__
-from gateway.attempts import UNLOADED, IndexRow
+from gateway.attempts import UNLOADED, Capacity, IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
 from gateway.lifecycle import State
@@ -60,6 +60,8 @@ class Control(Protocol):
     def has_looked(self) -> bool: ...
     def is_ready(self) -> bool: ...
     def index(self, *, is_ready: bool = False) -> list[IndexRow]: ...
+    def demand(self, model: str, version: str) -> str | None: ...
+    def capacity(self) -> Capacity: ...
     def ready_versions(self, model: str) -> tuple[int, ...]: ...
     async def load_model(self, name: str, parameters: Mapping[str, ParameterValue] | None = None) -> None: ...
     async def unload_model(self, name: str, unload_dependents: bool = False) -> None: ...
@@ -78,6 +80,8 @@ class DataPlane:
             max_tensors=settings.requests.max_tensors,
             max_json_depth=settings.requests.max_json_depth,
             max_tensor_bytes=settings.requests.max_tensor_bytes,
+            max_parked=settings.models.max_waiting_requests,
+            max_parked_bytes=settings.models.max_waiting_bytes,
         )
         self._control: Control | None = None
         # What answers, by model and version. Changed by publish and withdraw only; the route table follows it.
@@ -98,6 +102,7 @@ class DataPlane:
     def connect(self, control: Control) -> None:
         self._control = control
         control.subscribe(self._notify)
+        self.intake.demand = control.demand
         self._notify()
 
     def start(self) -> None:
@@ -149,6 +154,11 @@ class DataPlane:
         finally:
             self._leaving.remove(served)
 
+    def idle_since(self, model: str) -> float | None:
+        """When the model was last used, in monotonic seconds; None while it has a request in flight."""
+        times = [served.idle_since for (name, _), served in self._served.items() if name == model]
+        return None if None in times else max((time for time in times if time is not None), default=0.0)
+
     def _serving(self, group: VersionGroup) -> Served | None:
         return next((one for one in (*self._served.values(), *self._leaving) if one.group is group), None)
 
@@ -160,7 +170,8 @@ class DataPlane:
             by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
         for row in self._index():
             versions = by_model.setdefault(row.name, {})
-            if row.version and row.state != State.UNLOADING.value and row.reason != UNLOADED:
+            is_coming = row.state != State.UNLOADING.value and row.reason != UNLOADED
+            if row.version and (is_coming or row.is_awaited):
                 versions.setdefault(int(row.version), None)
         routes = {}
         for model, versions in by_model.items():
@@ -170,6 +181,16 @@ class DataPlane:
         self.intake.route_table = RouteTable(routes)
 
     # Questions: called by the front ends and the admin plane
+
+    def capacity(self) -> Capacity:
+        """The memory of models, and how often some were unloaded for others."""
+        assert self._control is not None, "this is a bug: asked before it was connected"
+        return self._control.capacity()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their model to be loaded."""
+        return self.intake.parked.count
 
     @property
     def in_flight(self) -> int:
