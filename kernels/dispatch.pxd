@@ -31,3 +31,4 @@ cdef class Dispatcher(LoopIntake):
     cdef void expire_parked(self, double now) noexcept
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept
+    cdef void reply(self, Exchange x) noexcept

@@ -6,8 +6,8 @@ from libcpp.string cimport string
 
 from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS
 from kernels.deployment cimport Binding, Deployment, bind
-from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, PARKED, QUEUED,
-                               RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange)
+from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, PARKED,
+                               QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange, ReplySink)
 from kernels.infer cimport WireError, clipped, kMaxRank, string_view
 from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
@@ -134,8 +134,7 @@ cdef class Dispatcher(LoopIntake):
             d.meters.shed(reason)
             d.meters.failed(REJECTED, now - x.arrived)
             d.meters.answered(x.protocol, x.code, now - x.arrived)
-            x.stage = ANSWERED
-            x.sink.reply(x)
+            self.reply(x)
             return
         x.stage = QUEUED
         x.queued = now
@@ -223,8 +222,13 @@ cdef class Dispatcher(LoopIntake):
         x.fail(code, message)
         meters.failed(REJECTED if code == RESOURCE_EXHAUSTED or code == DEADLINE_EXCEEDED else OTHER, now - x.arrived)
         meters.answered(x.protocol, code, now - x.arrived)
+        self.reply(x)
+
+    cdef void reply(self, Exchange x) noexcept:
+        # Of one that was parked, the exchange may be all that keeps its caller.
+        cdef ReplySink sink = x.sink
         x.stage = ANSWERED
-        x.sink.reply(x)
+        sink.reply(x)
 
     cdef void cancel(self, Exchange x) noexcept:
         if x.stage == RECEIVING:
