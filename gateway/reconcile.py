@@ -365,7 +365,10 @@ class Reconciler:
                 model.listing, model.settled = listing, None
             return
         model.follow(listing, settled)
+        was_on_demand = model.is_on_demand
         model.is_on_demand = not self._is_explicit and (listing.load_on_demand or settled.is_on_demand)
+        if not was_on_demand and model.active():
+            model.is_demanded = True  # loaded already: it stays until its memory is needed
 
     def _come_out(self, attempt: Attempt) -> None:
         """An attempt has been READY, or has failed."""

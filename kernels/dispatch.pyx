@@ -155,9 +155,12 @@ cdef class Dispatcher(LoopIntake):
         if miss != VERSION_NOT_READY or self.demand is None:
             return False
         cdef bytes model = clipped(x.request.model, 256), version = clipped(x.request.version, 64)
+        cdef double limit = x.arrived + x.request.timeout_us * 1e-6
         why_not = self.demand(model.decode(errors="replace"), version.decode(errors="replace"))
         if why_not is None:
             return False
+        if x.request.timeout_us > 0 and (x.deadline == 0 or limit < x.deadline):
+            x.deadline = limit  # whatever the version's queue will say: nobody waits longer than they said
         if why_not:
             self.refuse(x, self.unrouted, UNAVAILABLE, why_not.encode(), now)
         elif x.deadline > 0 and x.deadline <= now:
