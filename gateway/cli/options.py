@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +63,14 @@ def table(titles: Iterable[str], right: Iterable[str] = ()) -> Table:
     for title in titles:
         made.add_column(title, justify="right" if title in at_right else "left", no_wrap=title in at_right)
     return made
+
+
+def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table of any length: measuring and wrapping a thousand rows as `table` does takes a second."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    output().print("  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)), style="dim")
+    typer.echo("\n".join(lines))
 
 
 def when(moment: str | float | None, now: float | None = None) -> str:
