@@ -40,6 +40,7 @@ from kernels.routes import ModelRoute, RouteTable
 _log = logging.getLogger("sluice.dataplane")
 
 SWEEP_SECONDS = 0.1
+UNLOADING = State.UNLOADING.value
 NOT_READY = "the server is not ready"
 EXTENSIONS = (
     "classification",
@@ -91,6 +92,8 @@ class DataPlane:
         self._leaving: list[Served] = []
         # Counters outlive a version's reload, as Prometheus wants it; dropped when the version has left the index.
         self._meters: dict[tuple[str, str], Meters] = {}
+        # The index as the route table has it: changed by `_route` alone.
+        self._routed: list[IndexRow] = []
         self._is_withdrawn = False
         self._listeners: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -131,14 +134,14 @@ class DataPlane:
             )  # fmt: skip
             if before is not None:
                 self._leaving.append(before)
-        self._route()
+        self._route(model)
 
     def suspend(self, model: str, version: int, group: VersionGroup) -> None:
         served = self._serving(group)
         if served is None:
             return
         served.is_suspended = True
-        self._route()
+        self._route(model)
         served.suspend(f"Request for unknown model: '{model}' version {version} is not at ready state")
 
     async def withdraw(self, model: str, version: int, group: VersionGroup) -> None:
@@ -148,7 +151,7 @@ class DataPlane:
         if self._served.get((model, version)) is served:
             del self._served[model, version]
             self._leaving.append(served)
-            self._route()
+            self._route(model)
         try:
             await served.drain()
         finally:
@@ -162,23 +165,31 @@ class DataPlane:
     def _serving(self, group: VersionGroup) -> Served | None:
         return next((one for one in (*self._served.values(), *self._leaving) if one.group is group), None)
 
-    def _route(self) -> None:
-        """One swap of every route. A call without a version goes to the highest one that is not suspended. What is
-        loading, or failed, is a version that is not ready; what was unloaded is none."""
+    def _route(self, changed: str = "") -> None:
+        """One swap of every route, made anew for the model that was `changed` here and those of which the index says
+        something else. A call without a version goes to the highest one that is not suspended. What is loading, failed,
+        or is loaded on demand, is a version that is not ready; what was unloaded is none."""
+        rows, before = self._index(), self._routed
+        names = {changed} if changed else set()
+        if len(rows) == len(before):
+            names.update(*((old.name, new.name) for old, new in zip(before, rows, strict=True) if old is not new))
+        else:
+            names.update(row.name for row in {*before} ^ {*rows})
+        if not names:
+            return
+        self._routed = rows
         by_model: dict[str, dict[int, Deployment | None]] = {}
         for (model, version), served in self._served.items():
-            by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
-        for row in self._index():
-            versions = by_model.setdefault(row.name, {})
-            is_coming = row.state != State.UNLOADING.value and row.reason != UNLOADED
-            if row.version and (is_coming or row.is_awaited):
-                versions.setdefault(int(row.version), None)
-        routes = {}
-        for model, versions in by_model.items():
-            ready = [version for version, deployment in versions.items() if deployment is not None]
-            default = versions[max(ready)] if ready else None
-            routes[model] = ModelRoute(default, {str(version): target for version, target in versions.items()})
-        self.intake.route_table = RouteTable(routes)
+            if model in names:
+                by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+        for row in rows:
+            if row.name in names:
+                versions = by_model.setdefault(row.name, {})
+                is_coming = row.state != UNLOADING and row.reason != UNLOADED
+                if row.version and (is_coming or row.is_awaited):
+                    versions.setdefault(int(row.version), None)
+        kept = {name: route for name, route in self.intake.route_table.models.items() if name not in names}
+        self.intake.route_table = RouteTable(kept | {name: _to_route(each) for name, each in by_model.items()})
 
     # Questions: called by the front ends and the admin plane
 
@@ -327,3 +338,9 @@ class DataPlane:
                         "pid": instance.pid,
                     },
                 )
+
+
+def _to_route(versions: Mapping[int, Deployment | None]) -> ModelRoute[Deployment]:
+    ready = [version for version, deployment in versions.items() if deployment is not None]
+    targets = {str(version): target for version, target in versions.items()}
+    return ModelRoute(versions[max(ready)] if ready else None, targets)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from gateway.attempts import Attempt, Revision
+from gateway.attempts import ON_DEMAND, UNLOADED, Attempt, IndexRow, Revision
 from gateway.errors import ConfigError
 from gateway.lifecycle import State
 from gateway.model_config import WrittenConfig, parse
@@ -45,6 +45,8 @@ class Followed:
     has_come_out: bool = False
     """Whether every wanted version was once READY or had failed: those that come later take over when they are."""
     attempts: list[Attempt] = field(default_factory=list)
+    rows: list[IndexRow] | None = None
+    """Its lines of the index, as they were told last; None after anything changed in them."""
 
     chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
     """By the version policy, as they are listed: follows from the listing and the configuration."""
@@ -145,3 +147,31 @@ def revision_of(listing: ModelListing, settled: Settled, version: int) -> Revisi
     """What a listed version is made of now."""
     companions = tuple(stamp for stamp in listing.companions if stamp.path in settled.companions)
     return Revision(listing.versions[version].files, settled.fingerprint, companions)
+
+
+_RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)
+
+
+def _rank(attempt: Attempt | None) -> int:
+    return _RANKS.index(attempt.state) if attempt else -1
+
+
+def rows_of(model: Followed) -> list[IndexRow]:
+    """The lines of the index about one model, by version."""
+    best: dict[int, Attempt | None] = dict.fromkeys(model.chosen) if model.is_on_demand else {}
+    for each in model.attempts:
+        if _rank(each) > _rank(best.get(each.version)):
+            best[each.version] = each
+    if best:
+        return [_row(model, best[version], version) for version in sorted(best)]
+    return [IndexRow(model.name, "", State.UNAVAILABLE.value, model.problem) if model.problem else IndexRow(model.name)]
+
+
+def _row(model: Followed, attempt: Attempt | None, version: int) -> IndexRow:
+    """What is to be said about one version, by the attempt that comes closest to serving it."""
+    is_awaited = model.is_on_demand and version in model.chosen
+    if attempt is None or (is_awaited and attempt.is_over and attempt.reason == UNLOADED):
+        return IndexRow(model.name, str(version), State.UNAVAILABLE.value, ON_DEMAND, is_awaited)
+    return IndexRow(
+        model.name, str(version), attempt.state.value, attempt.reason, is_awaited and attempt.state is not State.READY
+    )

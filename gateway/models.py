@@ -43,6 +43,8 @@ R = TypeVar("R")
 MEASURE_SECONDS = 10.0
 """Between two measurements of the memory that loaded versions take, where a limit is set."""
 
+READY = State.READY.value
+
 logger = logging.getLogger("sluice.models")
 
 
@@ -207,7 +209,8 @@ class Models(Generic[G]):
 
     def index(self, *, is_ready: bool = False) -> list[IndexRow]:
         """Every model that the source holds or that is loaded, by name and version; or only what is READY."""
-        return [row for row in self._reconciler.index() if row.state == State.READY.value or not is_ready]
+        rows = self._reconciler.index()
+        return [row for row in rows if row.state == READY] if is_ready else rows
 
     def plan(self, model: str, version: int) -> ServingPlan | None:
         """What a READY version is served by; None when it is not READY."""

@@ -16,7 +16,6 @@ from typing import Any
 from gateway.attempts import (
     CHANGED_IN_PLACE,
     NO_ROOM,
-    ON_DEMAND,
     UNLOADED,
     Action,
     Attempt,
@@ -31,7 +30,7 @@ from gateway.attempts import (
     Verify,
 )
 from gateway.errors import ConfigError
-from gateway.followed import Followed, Settled, first_estimate, read_config, revision_of
+from gateway.followed import Followed, Settled, first_estimate, read_config, revision_of, rows_of
 from gateway.lifecycle import State, Step, after
 from gateway.memory_budget import Resident, make_room, within
 from gateway.model_config import WrittenConfig
@@ -69,6 +68,8 @@ class Reconciler:
         # Changed by observe, request, release and shut; the attempts in them also by decide and by what is told.
         self._models: dict[str, Followed] = {}
         self._source = Snapshot()
+        self._listed: list[IndexRow] | None = None
+        """The whole index, as it was told last; None after anything changed in it."""
         self.has_observed = is_explicit
         """Whether it is known what the source holds, as far as that matters."""
         self._is_shut = False
@@ -81,13 +82,16 @@ class Reconciler:
             if problem not in self._source.problems:
                 fields = {"path": problem.path, "reason": problem.reason}
                 self._emit(Event("repository-problem", "warning", fields=fields))
-        self._source = snapshot
+        self._source, self._listed = snapshot, None
         self.has_observed = True
         if self._is_explicit:
             return
         for name in snapshot.models.keys() | self._models.keys():
             model = self._models.setdefault(name, Followed(name, is_requested=True))
-            self._adopt(model, snapshot.models.get(name))
+            listing = snapshot.models.get(name)
+            if listing is None or listing is not model.listing:
+                self._touch(model)
+                self._adopt(model, listing)
 
     def request(self, name: str, override: WrittenConfig | None = None) -> bool:
         """Explicit mode: the model is wanted as the source holds it now. False when the source does not hold it.
@@ -102,12 +106,14 @@ class Reconciler:
         model.is_requested, model.override = True, override
         model.follow(listing, settled)
         model.attempts = [each for each in model.attempts if not each.is_over]
+        self._touch(model)
         return True
 
     def miss(self, name: str, reason: str) -> None:
         """Explicit mode: the model is wanted, and cannot be requested."""
         model = self._models.setdefault(name, Followed(name))
         model.is_requested, model.problem = True, reason
+        self._touch(model)
         self._emit(Event("model-missed", "error", name, fields={"reason": reason}))
 
     def release(self, name: str) -> bool:
@@ -182,6 +188,7 @@ class Reconciler:
         """The answer to Verify: the digest of the version's files as they are in `listing`."""
         if attempt.state is not State.READY:
             return
+        self._touch(self._models[attempt.model])
         if digest == attempt.digest:
             attempt.revision = replace(attempt.revision, files=listing.files)
             attempt.reason = ""
@@ -202,7 +209,7 @@ class Reconciler:
             for name in within(self._memory_bytes, self._residents()):
                 self._evict(name)
         actions += self._entering(now)
-        for model in self._models.values():
+        for model in self._awake():
             wanted = self._wanted(model)
             actions += self._leaving(model, wanted, now)
             actions += self._to_verify(model)
@@ -213,10 +220,21 @@ class Reconciler:
         """When `decide` could next do something by the passing of time alone; None for never."""
         times = [
             self._retry_time(model, version, revision)
-            for model in self._models.values()
+            for model in self._awake()
             for version, revision in self._wanted(model).items()
         ]
         return min((time for time in times if time is not None and time > now), default=None)
+
+    def _touch(self, model: Followed) -> None:
+        """What the index says of it has changed."""
+        model.rows = self._listed = None
+
+    def _awake(self) -> list[Followed]:
+        """Those that there may be something to do about: of a thousand loaded on demand, the few that are."""
+        return [
+            each for each in self._models.values()
+            if each.attempts or each.is_demanded or not each.is_on_demand or each.listing is None
+        ]  # fmt: skip
 
     def _leaving(self, model: Followed, wanted: Mapping[int, Revision], now: float) -> Iterator[Unload]:
         are_ready = all(model.is_ready(version, revision) for version, revision in wanted.items())
@@ -243,10 +261,10 @@ class Reconciler:
         others, higher versions before lower."""
         due = sorted(
             (self._failures(model, version, revision), bool(model.in_state(State.READY)), -version, model.name)
-            for model in self._models.values() for version, revision in self._wanted(model).items()
+            for model in self._awake() for version, revision in self._wanted(model).items()
             if (time := self._retry_time(model, version, revision)) is not None and time <= now
         )  # fmt: skip
-        busy = sum(len(model.in_state(State.LOADING)) for model in self._models.values())
+        busy = sum(len(model.in_state(State.LOADING)) for model in self._awake())
         reserved = 0
         for failures, _, negated, name in due[: max(0, self._load_parallelism - busy)]:
             model, version = self._models[name], -negated
@@ -276,7 +294,7 @@ class Reconciler:
         """What takes memory. A model may leave when it is loaded on demand, whole, idle, and not the one to be
         loaded."""
         found = []
-        for model in self._models.values():
+        for model in self._awake():
             here = [each for each in model.attempts if not each.is_over]
             if not here:
                 continue
@@ -381,19 +399,24 @@ class Reconciler:
     def _step(self, attempt: Attempt, step: Step, now: float, reason: str = "") -> None:
         attempt.state = after(attempt.state, step)
         attempt.reason, attempt.since = reason, now
+        self._touch(self._models[attempt.model])
 
     def _forget(self) -> None:
         """Drops what is over and that nobody asks about: other revisions of a wanted version, versions that the source
         holds no more, and models that are neither listed nor loaded."""
-        for name, model in list(self._models.items()):
+        for model in self._awake():
             listed = model.listing.versions if model.listing else {}
             wanted = self._wanted(model)
-            model.attempts = [
+            kept = [
                 each for each in model.attempts if not each.is_over
                 or (wanted[each.version] == each.revision if each.version in wanted else each.version in listed)
             ]  # fmt: skip
+            if len(kept) != len(model.attempts):
+                model.attempts = kept
+                self._touch(model)
             if model.listing is None and not model.attempts and not (self._is_explicit and model.is_requested):
-                del self._models[name]
+                del self._models[model.name]
+                self._touch(model)
 
     def _tell(self, action: str, attempt: Attempt, level: Level = "info", /, **fields: Any) -> None:
         self._emit(Event(action, level, attempt.model, str(attempt.version), MappingProxyType(fields)))
@@ -456,32 +479,11 @@ class Reconciler:
 
     def index(self) -> list[IndexRow]:
         """Every model known to the source or loaded, in the order of names and versions."""
-        rows: list[IndexRow] = []
-        for name in sorted(self._source.models.keys() | self._models.keys()):
-            model = self._models.get(name)
-            best: dict[int, Attempt | None] = dict.fromkeys(model.chosen) if model and model.is_on_demand else {}
-            for each in model.attempts if model else ():
-                if _rank(each) > _rank(best.get(each.version)):
-                    best[each.version] = each
-            rows += [_row(model, best[version], version) for version in sorted(best)] if model else []
-            if not best:
-                problem = model.problem if model else ""
-                rows.append(IndexRow(name, "", State.UNAVAILABLE.value, problem) if problem else IndexRow(name))
-        return rows
-
-
-_RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)
-
-
-def _rank(attempt: Attempt | None) -> int:
-    return _RANKS.index(attempt.state) if attempt else -1
-
-
-def _row(model: Followed, attempt: Attempt | None, version: int) -> IndexRow:
-    """What is to be said about one version, by the attempt that comes closest to serving it."""
-    is_awaited = model.is_on_demand and version in model.chosen
-    if attempt is None or (is_awaited and attempt.is_over and attempt.reason == UNLOADED):
-        return IndexRow(model.name, str(version), State.UNAVAILABLE.value, ON_DEMAND, is_awaited)
-    return IndexRow(
-        model.name, str(version), attempt.state.value, attempt.reason, is_awaited and attempt.state is not State.READY
-    )
+        if self._listed is None:
+            self._listed = []
+            for name in sorted(self._source.models.keys() | self._models.keys()):
+                model = self._models.get(name)
+                if model is not None and model.rows is None:
+                    model.rows = rows_of(model)
+                self._listed += model.rows or () if model else (IndexRow(name),)
+        return list(self._listed)

@@ -47,17 +47,20 @@ def fill(data_dir: Path) -> None:
     from registry.publish import push
 
     data_dir.mkdir(parents=True)
-    file = data_dir.parent / "model.onnx"
-    onnx.save(test_models.tabular(), file)
     store = LocalArtifacts(data_dir / "artifacts")
-    lineage = find_lineage(file, now=time.time())
     on_demand = ModelPolicy(load_on_demand=True)
     with contextlib.closing(Catalog(f"sqlite:///{data_dir / 'catalog.db'}")) as catalog:
-        first = push(catalog, store, file, "model-0000", actor="bench", lineage=lineage).row.manifest
-        for number in range(MODELS):
+        manifests = []
+        for version in range(1, VERSIONS + 1):
+            file = data_dir.parent / f"version-{version}" / "model.onnx"
+            file.parent.mkdir()
+            onnx.save(test_models.tabular(version), file)
+            lineage = find_lineage(file, now=time.time())
+            manifests.append(push(catalog, store, file, "model-0000", actor="bench", lineage=lineage).row.manifest)
+        for number in range(1, MODELS):
             name = f"model-{number:04}"
-            for version in range(1, VERSIONS + 1):
-                catalog.add_version(replace(first, model=name, tags={"version": str(version)}), "bench")
+            for manifest in manifests:
+                catalog.add_version(replace(manifest, model=name), "bench")
             if number >= LOADED:
                 catalog.set_policy(name, on_demand, "bench")
 
@@ -125,7 +128,7 @@ def loads_alone(folder: Path) -> float:
         "    await supervisor.stop()\n"
         "asyncio.run(main(pathlib.Path(sys.argv[1]), int(sys.argv[2])))\n"
     )
-    words = [sys.executable, "-c", script, str(folder / "model.onnx"), str(LOADED)]
+    words = [sys.executable, "-c", script, str(folder / f"version-{VERSIONS}" / "model.onnx"), str(LOADED)]
     return float(subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()[-1])
 
 

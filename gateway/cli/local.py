@@ -10,13 +10,14 @@ from gateway.cli.registry import Publication, Report
 from gateway.registry_places import catalog_url, open_artifacts
 from gateway.settings import Settings
 from registry.catalog import Catalog
-from registry.publish import push
 
 
 class LocalRegistry(RegistryService):
     """What `gateway.cli.registry.Registry` says."""
 
     def push(self, publication: Publication, report: Report) -> Doc:
+        from registry.publish import push  # reads models, which others need not
+
         result = push(
             self.catalog,
             self.store,
