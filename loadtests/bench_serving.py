@@ -382,7 +382,9 @@ def large_load(work: Path, rounds: int) -> list[str]:
 
         def is_ready(model: str) -> bool:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{side.http}/v2/models/{model}/ready", timeout=1) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{side.http}/v2/models/{model}/ready", timeout=1
+                ) as answer:
                     return bool(answer.status == 200)
             except OSError:
                 return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.memory_budget import Resident, Room, make_room, within
@@ -49,6 +49,7 @@ def test_what_has_grown_makes_the_idle_leave():
     assert within(200, residents) == within(0, residents) == ()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 150), st.integers(1, 200), RESIDENTS, SIZES)
 def test_whatever_is_decided_fits_and_only_the_idle_leave(need, limit, residents, reserved):
     room = make_room(need, limit, residents, reserved)

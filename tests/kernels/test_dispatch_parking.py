@@ -7,6 +7,7 @@ import time
 
 import pytest
 from dispatch_bench import CANCELLED, DEADLINE, EXHAUSTED, NOT_FOUND, OK, UNAVAILABLE, Bench, message
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -239,3 +240,4 @@ class Waiting(RuleBasedStateMachine):
 
 
 TestWaiting = Waiting.TestCase
+TestWaiting.settings = settings(deadline=None)
