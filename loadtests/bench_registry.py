@@ -167,7 +167,7 @@ def asked(log: Path) -> dict[str, int]:
 
     source = CatalogSource(
         "bench", connect, lambda: LocalArtifacts(log.parent / "artifacts"), cache, ledger,
-        lambda *_: False, patience=None,
+        lambda *_: False, patience=None, answer_seconds=60.0,
     )  # fmt: skip
     source.open()
     try:
@@ -206,8 +206,12 @@ def measure(work: Path, rounds: int) -> list[str]:
     alone = loads_alone(work)
     with gateway(data_dir, work / "log") as (pid, admin, seconds):
         url = f"http://127.0.0.1:{admin}"
-        lines.append(f"| `sluice models --admin-url` | {timed(rounds, 'models', '--admin-url', url)} |")
-        lines.append(f"| `sluice models --url` (what is served) | {timed(rounds, 'models', '--url', url)} |")
+        lines.append(
+            f"| `sluice models --registered --admin-url` | {timed(rounds, 'models', '--registered', '--admin-url', url)} |"
+        )
+        lines.append(
+            f"| `sluice models --admin-url` (what is served) | {timed(rounds, 'models', '--admin-url', url)} |"
+        )
         before = cpu_seconds(pid), reads(pid)
         time.sleep(WATCH_SECONDS)
         spent, called = cpu_seconds(pid) - before[0], reads(pid) - before[1]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.failure import CommandFailed, ExitCode
-from gateway.cli.options import AsJson, Config, DataDir, TokenFile, messages, output, print_json, when
+from gateway.cli.options import AsJson, Config, DataDir, TokenFile, messages, output, print_columns, print_json, when
 from gateway.cli.options import table as make_table
 from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
 from gateway.cli.remote import AdminClient
@@ -22,6 +22,10 @@ from gateway.settings_sources import ADMIN_URL_VARIABLE
 
 WIDE = 100
 """Columns of a terminal from which the less asked-for ones are shown."""
+LONG = 200
+"""Lines from which a table is plain: at once, and without reasons."""
+REGISTERED = ("MODEL", "VERSIONS", "LATEST", "ALIASES", "SERVED BY", "PUBLISHED")
+COUNTS = ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", "BATCH", "QUEUE", "WORKERS")
 STATE_STYLES = {"READY": "green", "LOADING": "yellow", "UNLOADING": "yellow", "UNAVAILABLE": "bold red"}
 
 Url = Annotated[
@@ -70,6 +74,8 @@ def models(
         print_json(answer)
     elif not answer["models"]:
         output().print("No model is loaded.")
+    elif sum(len(model["versions"]) for model in answer["models"]) > LONG:
+        print_columns(("MODEL", "VERSION", "STATE", *COUNTS), _served_rows(answer["models"]))
     else:
         console = output()
         console.print(served_table(answer["models"], is_wide=console.width >= WIDE))
@@ -82,6 +88,8 @@ def show_registered(
         documents, place = registry.models(), registry.place
     if as_json:
         print_json({"models": documents})
+    elif len(documents) > LONG:
+        print_columns(REGISTERED, [_registered_row(one) for one in documents])
     elif documents:
         output().print(registered_table(documents))
     else:
@@ -94,43 +102,60 @@ def _has_catalog(settings: Settings) -> bool:
 
 
 def registered_table(documents: list[Doc]) -> Table:
-    table = make_table(
-        ("MODEL", "VERSIONS", "LATEST", "ALIASES", "SERVED BY", "PUBLISHED"), right=("VERSIONS", "LATEST")
-    )
+    table = make_table(REGISTERED, right=("VERSIONS", "LATEST"))
     for one in documents:
-        table.add_row(
-            Text(one["name"], "bold"),
-            f"{one['versions']:,}",
-            str(one["latest"] or "–"),
-            Text(", ".join(f"{alias} → {version or '–'}" for alias, version in one["aliases"].items()), "cyan"),
-            one["served_by"],
-            when(one["published_at"]),
-        )
+        name, versions, latest, aliases, *others = _registered_row(one)
+        table.add_row(Text(name, "bold"), versions, latest, Text(aliases, "cyan"), *others)
     return table
+
+
+def _registered_row(one: Doc) -> tuple[str, ...]:
+    """In the order of `REGISTERED`."""
+    return (
+        one["name"],
+        f"{one['versions']:,}",
+        str(one["latest"] or "–"),
+        ", ".join(f"{alias} → {version or '–'}" for alias, version in one["aliases"].items()),
+        one["served_by"],
+        when(one["published_at"]),
+    )
 
 
 def served_table(documents: list[dict[str, Any]], *, is_wide: bool = True) -> Table:
-    counts = ("REQUESTS", "REQ/S", "FAILED", "P50", "P99", *(("BATCH", "QUEUE", "WORKERS") if is_wide else ()))
+    counts = COUNTS if is_wide else COUNTS[:-3]
     table = make_table(("MODEL", "VERSION", "STATE", *counts), right=counts)
     for model in documents:
         for version in model["versions"]:
-            recent, requests = version["recent"], version["requests"]
-            batch = "–" if recent["batch_size"] is None else f"{recent['batch_size']:.1f}"
             state = Text(version["state"], STATE_STYLES.get(version["state"], ""))
             if version["reason"]:
                 state.append(f"\n{version['reason']}", "dim")
-            table.add_row(
-                Text(model["name"], "bold"),
-                version["version"],
-                state,
-                f"{requests['total']:,}",
-                f"{recent['requests_per_second']:,.1f}",
-                Text(f"{requests['failed']:,}", "red" if requests["failed"] else ""),
-                duration(recent["p50_seconds"]),
-                duration(recent["p99_seconds"]),
-                *((batch, f"{version['queue']['requests']:,}", f"{version['instances']}") if is_wide else ()),
-            )
+            total, rate, failed, *others = _counts(version)[: len(counts)]
+            red = Text(failed, "red" if version["requests"]["failed"] else "")
+            table.add_row(Text(model["name"], "bold"), version["version"], state, total, rate, red, *others)
     return table
+
+
+def _served_rows(documents: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (model["name"], version["version"], version["state"], *_counts(version))
+        for model in documents
+        for version in model["versions"]
+    ]
+
+
+def _counts(version: dict[str, Any]) -> tuple[str, ...]:
+    """In the order of `COUNTS`."""
+    recent, requests = version["recent"], version["requests"]
+    return (
+        f"{requests['total']:,}",
+        f"{recent['requests_per_second']:,.1f}",
+        f"{requests['failed']:,}",
+        duration(recent["p50_seconds"]),
+        duration(recent["p99_seconds"]),
+        "–" if recent["batch_size"] is None else f"{recent['batch_size']:.1f}",
+        f"{version['queue']['requests']:,}",
+        f"{version['instances']}",
+    )
 
 
 def duration(seconds: float | None) -> str:

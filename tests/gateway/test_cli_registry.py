@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -322,32 +320,9 @@ def test_completion_knows_models_aliases_and_versions(two: Shell) -> None:
     assert "push" in completed("sluice pu")
 
 
-def test_the_models_of_a_registry_are_listed_with_what_serves_them(two: Shell, file: Callable[[int], str]) -> None:
-    two.text("push", file(3), "--name", "spam")
-    two.text("policy", "spam", "--served-by", "latest:2")
-    listed = {one["name"]: one for one in two.json("models")["models"]}
-    assert (listed["fraud"]["versions"], listed["fraud"]["latest"]) == (2, 2)
-    assert listed["fraud"]["aliases"] == {"champion": 1}
-    title, fraud, spam = two.text("models").splitlines()
-    assert title.split() == ["MODEL", "VERSIONS", "LATEST", "PENDING", "ALIASES", "SERVED", "BY", "PUBLISHED"]
-    assert fraud.split()[:6] == ["fraud", "2", "2", "2", "champion", "1"]
-    assert "latest:2" in spam
-
-
-def test_a_registry_without_a_model_says_so(shell: Shell) -> None:
-    assert shell.text("models") == "No model was published.\n"
-
-
-def test_without_a_gateway_here_the_registry_of_the_data_folder_is_listed(
-    tmp_path: Path, file: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    monkeypatch.setattr("gateway.cli.models.DEFAULT_URL", url)
-    run = partial(CliRunner().invoke, app, env={"SLUICE_DATA_DIR": str(tmp_path / "data")})
-    assert isinstance(run(["models"]).exception, CommandFailed), "there is no registry either"
-    Shell(tmp_path / "data", ("--data-dir", str(tmp_path / "data"))).text("push", file(1), "--name", "fraud")
-    result = run(["models"])
-    assert "fraud" in result.stdout
-    assert f"No gateway at {url}" in result.stderr
+def test_a_long_listing_is_plain_and_says_the_same(two: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = two.text("models", "--registered")
+    monkeypatch.setattr("gateway.cli.models.LONG", 0)
+    assert [line.split() for line in two.text("models", "--registered").splitlines()] == [
+        line.split() for line in short.splitlines()
+    ]
