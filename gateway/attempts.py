@@ -17,6 +17,9 @@ from registry.sources import FileStamp, ModelListing, VersionListing
 Level = Literal["info", "warning", "error"]
 
 UNLOADED = "unloaded"
+ON_DEMAND = "loaded by the first request for it"
+NO_ROOM = "does not fit into memory"
+"""How the reason begins of what was refused for want of memory."""
 CHANGED_IN_PLACE = "files changed in place; what was loaded keeps serving. Put changed files into a new version"
 
 
@@ -71,6 +74,8 @@ class Attempt:
     """When over: when it may be tried again; None when only another revision may help."""
     is_live: bool = False
     """Whether it has instances: from loaded to unloaded, also while they keep dying and it is UNAVAILABLE."""
+    nbytes: int = 0
+    """Memory that it takes: measured once it was loaded, before that as far as its files say."""
     digest: str = ""
     seen: tuple[FileStamp, ...] = ()
     """The stamps that its files were last compared at."""
@@ -117,3 +122,17 @@ class IndexRow:
     version: str = ""
     state: str = ""
     reason: str = ""
+    is_awaited: bool = False
+    """Not READY, and loaded as soon as somebody asks for it."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The memory that models take, in bytes."""
+
+    limit: int
+    """0: none."""
+    loaded: Mapping[tuple[str, int], int]
+    """By model and version, of what is loaded, loads, or leaves."""
+    evictions: Mapping[str, int]
+    """How often each model was unloaded to make room for others."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import __version__
-from gateway.attempts import UNLOADED, IndexRow
+from gateway.attempts import UNLOADED, Capacity, IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
 from gateway.lifecycle import State
@@ -40,6 +40,7 @@ from kernels.routes import ModelRoute, RouteTable
 _log = logging.getLogger("sluice.dataplane")
 
 SWEEP_SECONDS = 0.1
+UNLOADING = State.UNLOADING.value
 NOT_READY = "the server is not ready"
 EXTENSIONS = (
     "classification",
@@ -60,6 +61,8 @@ class Control(Protocol):
     def has_looked(self) -> bool: ...
     def is_ready(self) -> bool: ...
     def index(self, *, is_ready: bool = False) -> list[IndexRow]: ...
+    def demand(self, model: str, version: str) -> str | None: ...
+    def capacity(self) -> Capacity: ...
     def ready_versions(self, model: str) -> tuple[int, ...]: ...
     async def load_model(self, name: str, parameters: Mapping[str, ParameterValue] | None = None) -> None: ...
     async def unload_model(self, name: str, unload_dependents: bool = False) -> None: ...
@@ -78,6 +81,8 @@ class DataPlane:
             max_tensors=settings.requests.max_tensors,
             max_json_depth=settings.requests.max_json_depth,
             max_tensor_bytes=settings.requests.max_tensor_bytes,
+            max_parked=settings.models.max_waiting_requests,
+            max_parked_bytes=settings.models.max_waiting_bytes,
         )
         self._control: Control | None = None
         # What answers, by model and version. Changed by publish and withdraw only; the route table follows it.
@@ -87,6 +92,8 @@ class DataPlane:
         self._leaving: list[Served] = []
         # Counters outlive a version's reload, as Prometheus wants it; dropped when the version has left the index.
         self._meters: dict[tuple[str, str], Meters] = {}
+        # The index as the route table has it: changed by `_route` alone.
+        self._routed: list[IndexRow] = []
         self._is_withdrawn = False
         self._listeners: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -98,6 +105,7 @@ class DataPlane:
     def connect(self, control: Control) -> None:
         self._control = control
         control.subscribe(self._notify)
+        self.intake.demand = control.demand
         self._notify()
 
     def start(self) -> None:
@@ -126,14 +134,14 @@ class DataPlane:
             )  # fmt: skip
             if before is not None:
                 self._leaving.append(before)
-        self._route()
+        self._route(model)
 
     def suspend(self, model: str, version: int, group: VersionGroup) -> None:
         served = self._serving(group)
         if served is None:
             return
         served.is_suspended = True
-        self._route()
+        self._route(model)
         served.suspend(f"Request for unknown model: '{model}' version {version} is not at ready state")
 
     async def withdraw(self, model: str, version: int, group: VersionGroup) -> None:
@@ -143,33 +151,57 @@ class DataPlane:
         if self._served.get((model, version)) is served:
             del self._served[model, version]
             self._leaving.append(served)
-            self._route()
+            self._route(model)
         try:
             await served.drain()
         finally:
             self._leaving.remove(served)
 
+    def idle_since(self, model: str) -> float | None:
+        """When the model was last used, in monotonic seconds; None while it has a request in flight."""
+        times = [served.idle_since for (name, _), served in self._served.items() if name == model]
+        return None if None in times else max((time for time in times if time is not None), default=0.0)
+
     def _serving(self, group: VersionGroup) -> Served | None:
         return next((one for one in (*self._served.values(), *self._leaving) if one.group is group), None)
 
-    def _route(self) -> None:
-        """One swap of every route. A call without a version goes to the highest one that is not suspended. What is
-        loading, or failed, is a version that is not ready; what was unloaded is none."""
+    def _route(self, changed: str = "") -> None:
+        """One swap of every route, made anew for the model that was `changed` here and those of which the index says
+        something else. A call without a version goes to the highest one that is not suspended. What is loading, failed,
+        or is loaded on demand, is a version that is not ready; what was unloaded is none."""
+        rows, before = self._index(), self._routed
+        names = {changed} if changed else set()
+        if len(rows) == len(before):
+            names.update(*((old.name, new.name) for old, new in zip(before, rows, strict=True) if old is not new))
+        else:
+            names.update(row.name for row in {*before} ^ {*rows})
+        if not names:
+            return
+        self._routed = rows
         by_model: dict[str, dict[int, Deployment | None]] = {}
         for (model, version), served in self._served.items():
-            by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
-        for row in self._index():
-            versions = by_model.setdefault(row.name, {})
-            if row.version and row.state != State.UNLOADING.value and row.reason != UNLOADED:
-                versions.setdefault(int(row.version), None)
-        routes = {}
-        for model, versions in by_model.items():
-            ready = [version for version, deployment in versions.items() if deployment is not None]
-            default = versions[max(ready)] if ready else None
-            routes[model] = ModelRoute(default, {str(version): target for version, target in versions.items()})
-        self.intake.route_table = RouteTable(routes)
+            if model in names:
+                by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+        for row in rows:
+            if row.name in names:
+                versions = by_model.setdefault(row.name, {})
+                is_coming = row.state != UNLOADING and row.reason != UNLOADED
+                if row.version and (is_coming or row.is_awaited):
+                    versions.setdefault(int(row.version), None)
+        kept = {name: route for name, route in self.intake.route_table.models.items() if name not in names}
+        self.intake.route_table = RouteTable(kept | {name: _to_route(each) for name, each in by_model.items()})
 
     # Questions: called by the front ends and the admin plane
+
+    def capacity(self) -> Capacity:
+        """The memory of models, and how often some were unloaded for others."""
+        assert self._control is not None, "this is a bug: asked before it was connected"
+        return self._control.capacity()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their model to be loaded."""
+        return self.intake.parked.count
 
     @property
     def in_flight(self) -> int:
@@ -306,3 +338,9 @@ class DataPlane:
                         "pid": instance.pid,
                     },
                 )
+
+
+def _to_route(versions: Mapping[int, Deployment | None]) -> ModelRoute[Deployment]:
+    ready = [version for version, deployment in versions.items() if deployment is not None]
+    targets = {str(version): target for version, target in versions.items()}
+    return ModelRoute(versions[max(ready)] if ready else None, targets)

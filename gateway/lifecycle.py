@@ -52,6 +52,7 @@ class IllegalStep(Exception):
 
 TRANSITIONS = MappingProxyType({
     (State.UNKNOWN, Step.LOAD): State.LOADING,
+    (State.UNKNOWN, Step.FAIL): State.UNAVAILABLE,
     (State.LOADING, Step.LOADED): State.READY,
     (State.LOADING, Step.FAIL): State.UNAVAILABLE,
     (State.LOADING, Step.UNLOAD): State.UNLOADING,

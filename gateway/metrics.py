@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway import __version__
+from gateway.attempts import ON_DEMAND, Capacity
 from gateway.frontends.status import Code
 from kernels.meters import HistogramSnapshot, Meters
 
@@ -98,6 +99,18 @@ class MeterSource(Protocol):
     def unrouted(self) -> Meters:
         """Of the requests that reached no version."""
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their model to be loaded."""
+
+    def capacity(self) -> Capacity: ...
+
+
+def has_figures(one: Served) -> bool:
+    """False for what was never asked for: there may be a thousand models that are loaded on demand, and each has
+    hundreds of series."""
+    return one.reason != ON_DEMAND or any(one.meters.requests(0)) or any(one.meters.requests(1))
+
 
 class ServedCollector(Collector):
     """All families about models. `demand` maps model names to their demand (see `gateway.activity`)."""
@@ -110,9 +123,10 @@ class ServedCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        served = self._source.served()
+        served = [one for one in self._source.served() if has_figures(one)]
         yield from _traffic(served)
         yield _unrouted(self._source.unrouted)
+        yield from _capacity(self._source)
         yield from _state(served)
         demand = GaugeMetricFamily(
             "sluice_demand",
@@ -200,6 +214,25 @@ def _unrouted(meters: Meters) -> Metric:
         for code, total in zip(CODES, meters.requests(index), strict=True):
             requests.add_metric([protocol, code], total)
     return requests
+
+
+def _capacity(source: MeterSource) -> Iterator[Metric]:
+    capacity = source.capacity()
+    waiting = GaugeMetricFamily("sluice_waiting_requests", "Requests that wait for their model to be loaded")
+    waiting.add_metric([], source.waiting)
+    limit = GaugeMetricFamily("sluice_memory_limit_bytes", "What all models together may take; 0: no limit")
+    limit.add_metric([], capacity.limit)
+    loaded = GaugeMetricFamily(
+        "sluice_memory_bytes", "Private memory of a version's workers, as measured last", labels=["model", "version"]
+    )
+    for (model, version), nbytes in sorted(capacity.loaded.items()):
+        loaded.add_metric([model, str(version)], nbytes)
+    evictions = CounterMetricFamily(
+        "sluice_evictions", "Unloads that made room in memory for other models", labels=["model"]
+    )
+    for model, count in sorted(capacity.evictions.items()):
+        evictions.add_metric([model], count)
+    yield from (waiting, limit, loaded, evictions)
 
 
 def _state(served: Sequence[Served]) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gateway.attempts import Attempt, Backoff, Event, IndexRow, Load, Unload, Verify
+from gateway.attempts import Attempt, Backoff, Capacity, Event, IndexRow, Load, Unload, Verify
 from gateway.errors import (
     ConfigError,
     ControlNotAllowed,
@@ -40,6 +40,11 @@ from registry.staging import Staged, Staging, digest
 G = TypeVar("G", bound=Group)
 R = TypeVar("R")
 
+MEASURE_SECONDS = 10.0
+"""Between two measurements of the memory that loaded versions take, where a limit is set."""
+
+READY = State.READY.value
+
 logger = logging.getLogger("sluice.models")
 
 
@@ -61,6 +66,8 @@ class _Live(Generic[G]):
     plan: ServingPlan
     group: G
     staged: Staged
+    nbytes: int
+    """Of memory, when it had been brought up."""
 
 
 class Models(Generic[G]):
@@ -85,8 +92,9 @@ class Models(Generic[G]):
         self._on_event = on_event
         self._listeners: list[Callable[[], None]] = []
         self._reconciler = Reconciler(
-            is_explicit=self._is_explicit, load_parallelism=settings.load_parallelism, backoff=backoff, emit=self._emit
-        )
+            is_explicit=self._is_explicit, load_parallelism=settings.load_parallelism, backoff=backoff, emit=self._emit,
+            memory_bytes=settings.memory_bytes, idle_since=publisher.idle_since,
+        )  # fmt: skip
         self._watch = Watch(
             source, self._reconciler.observe, self._emit, settings, clock=self._clock, settle_seconds=settle_seconds
         )
@@ -98,6 +106,8 @@ class Models(Generic[G]):
         self._changed = asyncio.Event()
         # What listeners were last told of: changed by `_notify` alone.
         self._told: tuple[bool, list[IndexRow]] = (False, [])
+        # When memory is measured again; None without a limit to keep, and while it is being measured.
+        self._measure_at = self._clock.now() + MEASURE_SECONDS if settings.memory_bytes else None
         self._has_begun = False
         self._is_stopping = False
         self._ended = asyncio.Event()
@@ -175,7 +185,20 @@ class Models(Generic[G]):
         self._watch.hurry()
         self._wake.set()
 
+    def demand(self, model: str, version: str) -> str | None:
+        """Called when somebody asks for a version that is known and not READY ("" names none). Returns "" when it is on
+        its way now, because its model is loaded on demand; why it is not, when it lately failed; None when it is for
+        nobody to wait for."""
+        answer = self._reconciler.demand(model, int(version) if version else None, self._clock.now())
+        if answer == "":
+            self._wake.set()
+        return answer
+
     # Questions
+
+    def capacity(self) -> Capacity:
+        """The memory of models."""
+        return self._reconciler.capacity()
 
     def has_looked(self) -> bool:
         """Whether it is known which models there are; the source may have been unreadable so far."""
@@ -191,7 +214,8 @@ class Models(Generic[G]):
 
     def index(self, *, is_ready: bool = False) -> list[IndexRow]:
         """Every model that the source holds or that is loaded, by name and version; or only what is READY."""
-        return [row for row in self._reconciler.index() if row.state == State.READY.value or not is_ready]
+        rows = self._reconciler.index()
+        return [row for row in rows if row.state == READY] if is_ready else rows
 
     def plan(self, model: str, version: int) -> ServingPlan | None:
         """What a READY version is served by; None when it is not READY."""
@@ -215,6 +239,9 @@ class Models(Generic[G]):
         while True:
             if not self._is_stopping and self._watch.is_due(self._clock.now()):
                 await self._watch.follow()
+            if self._measure_at is not None and self._measure_at <= self._clock.now() and not self._is_stopping:
+                self._measure_at = None
+                self._spawn(self._remeasure(), "measure memory")
             self._advance()
             if self._is_stopping and self._reconciler.is_idle():
                 return
@@ -223,7 +250,9 @@ class Models(Generic[G]):
 
     def _pause(self) -> float | None:
         now = self._clock.now()
-        times = [time for time in (self._watch.look_at, self._reconciler.wake_at(now)) if time is not None]
+        times = [
+            time for time in (self._watch.look_at, self._reconciler.wake_at(now), self._measure_at) if time is not None
+        ]
         return max(0.0, min(times) - now) if times and not self._is_stopping else None
 
     async def _start_explicit(self) -> None:
@@ -299,7 +328,7 @@ class Models(Generic[G]):
         else:
             self._live[attempt] = live
             self._publish(attempt)
-            self._reconciler.loaded(attempt, live.staged.digest, self._clock.now())
+            self._reconciler.loaded(attempt, live.staged.digest, self._clock.now(), live.nbytes)
             if live.plan.ignored_fields:
                 fields = {"ignored": ", ".join(live.plan.ignored_fields)}
                 self._emit(Event("config-fields-ignored", "warning", attempt.model, str(attempt.version), fields))
@@ -325,10 +354,25 @@ class Models(Generic[G]):
             group = await self._launcher.launch(
                 plan, version, path, lambda reason: self._died(attempt, reason), lambda: self._recovered(attempt)
             )
-            return _Live(plan, group, staged)
+            return _Live(plan, group, staged, await self._measure(group))
         except BaseException:
             self._discard(staged)
             raise
+
+    async def _measure(self, group: G) -> int:
+        """The memory of a group that has come up. Cancelled, it leaves nothing of it."""
+        try:
+            return await asyncio.to_thread(group.memory_bytes)
+        except BaseException:
+            await group.stop()
+            raise
+
+    async def _remeasure(self) -> None:
+        """What everything live takes now: engines grow with the batches they have seen."""
+        for attempt, live in list(self._live.items()):
+            self._reconciler.measured(attempt, await asyncio.to_thread(live.group.memory_bytes))
+        self._measure_at = self._clock.now() + MEASURE_SECONDS
+        self._advance()
 
     async def _stage(self, attempt: Attempt) -> Staged:
         copying = asyncio.ensure_future(asyncio.to_thread(

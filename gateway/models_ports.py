@@ -19,6 +19,9 @@ class Group(Protocol):
     def failure(self) -> str:
         """Why none is up; empty while one is, or may soon be."""
 
+    def memory_bytes(self) -> int:
+        """What all instances that are up take for themselves. Reads the system's tables: call it in a thread."""
+
     async def stop(self) -> None: ...
 
 
@@ -60,6 +63,9 @@ class Publisher(Protocol[ServingGroup]):
     async def withdraw(self, model: str, version: int, group: ServingGroup) -> None:
         """Give the group no new request; returns when it has answered every one that it was given. When another group
         answers for the version by now, it goes on doing so."""
+
+    def idle_since(self, model: str) -> float | None:
+        """When the model was last used, in monotonic seconds; None while it has a request in flight."""
 
 
 class Clock(Protocol):

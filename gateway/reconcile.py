@@ -7,17 +7,20 @@ never disturbs a good one, and one that takes over does so before the other leav
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from gateway.attempts import (
     CHANGED_IN_PLACE,
+    NO_ROOM,
     UNLOADED,
     Action,
     Attempt,
     Backoff,
+    Capacity,
     Event,
     IndexRow,
     Level,
@@ -27,78 +30,15 @@ from gateway.attempts import (
     Verify,
 )
 from gateway.errors import ConfigError
+from gateway.followed import Followed, Settled, first_estimate, read_config, revision_of, rows_of
 from gateway.lifecycle import State, Step, after
-from gateway.model_config import WrittenConfig, parse
-from gateway.model_config_checks import check_served, sentence
-from gateway.pb.model_config_pb2 import ModelConfig
-from gateway.serving_plan import companion_names
-from registry.errors import InvalidPolicy
-from registry.policy import All, Latest, Specific, VersionPolicy
+from gateway.memory_budget import Resident, make_room, within
+from gateway.model_config import WrittenConfig
+from gateway.model_config_checks import sentence
 from registry.sources import ModelListing, Snapshot, VersionListing
 
-
-@dataclass
-class _Model:
-    name: str
-    listing: ModelListing | None = None
-    """None: not in the source (any more)."""
-    settled: _Settled | None = None
-    """The last configuration that could be read."""
-    override: WrittenConfig | None = None
-    """Given with a load request, in place of config.pbtxt."""
-    problem: str = ""
-    """Why what the source holds cannot be followed."""
-    is_requested: bool = False
-    has_come_out: bool = False
-    """Whether every wanted version was once READY or had failed: those that come later take over when they are."""
-    attempts: list[Attempt] = field(default_factory=list)
-
-    chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
-    """By the version policy, as they are listed: follows from the listing and the configuration."""
-
-    def follow(self, listing: ModelListing, settled: _Settled) -> None:
-        """What is chosen from now on."""
-        self.listing, self.settled, self.problem = listing, settled, listing.problem
-        versions = sorted(listing.versions if listing.is_chosen else settled.policy.choose(listing.versions))
-        self.chosen = MappingProxyType({version: _revision(listing, settled, version) for version in versions})
-
-    def lose(self) -> None:
-        """The source does not hold it any more."""
-        self.listing, self.problem, self.chosen = None, "", MappingProxyType({})
-
-    def in_state(self, *states: State) -> list[Attempt]:
-        return [attempt for attempt in self.attempts if attempt.state in states]
-
-    def active(self) -> list[Attempt]:
-        """Those that load, answer, or try to come back."""
-        return [each for each in self.attempts if not each.is_over and each.state is not State.UNLOADING]
-
-    def over(self, version: int, revision: Revision) -> Attempt | None:
-        return next((each for each in self.attempts if each.is_over and each.is_of(version, revision)), None)
-
-    def is_ready(self, version: int, revision: Revision) -> bool:
-        return any(each.is_of(version, revision) for each in self.in_state(State.READY))
-
-
-@dataclass(frozen=True)
-class _Settled:
-    """A configuration that can be followed, and what follows from it alone."""
-
-    written: WrittenConfig
-    policy: VersionPolicy
-    fingerprint: bytes
-    """Of everything but the version policy, which says nothing about any one version."""
-    companions: frozenset[str]
-
-    @classmethod
-    def of(cls, written: WrittenConfig, model: str) -> _Settled:
-        """Raises ConfigError."""
-        check_served(written.config, model)
-        config = ModelConfig()
-        config.CopyFrom(written.config)
-        config.ClearField("version_policy")
-        fingerprint = config.SerializeToString(deterministic=True) + bytes([written.is_batching_off])
-        return cls(written, _policy_of(written.config, model), fingerprint, companion_names(config))
+ROOM_SECONDS = 1.0
+"""Between two looks whether a version that did not fit into memory does by now."""
 
 
 class Reconciler:
@@ -108,20 +48,28 @@ class Reconciler:
         is_explicit: models are wanted when requested, and their listing is taken over at each request; otherwise every
             model in the source is wanted and followed.
         load_parallelism: attempts that may be LOADING at once.
+        memory_bytes: what all models together may take; 0 for no limit. Only models loaded on demand ever leave for it.
+        idle_since: when a model was last used, on the clock of `now`; None while it has requests in flight.
         emit: told of each change of state, after it is made.
     """
 
     def __init__(
         self, *, is_explicit: bool = False, load_parallelism: int = 2, backoff: Backoff = Backoff(),
-        emit: Callable[[Event], None] = lambda event: None,
+        emit: Callable[[Event], None] = lambda event: None, memory_bytes: int = 0,
+        idle_since: Callable[[str], float | None] = lambda model: None,
     ) -> None:  # fmt: skip
         self._is_explicit = is_explicit
         self._load_parallelism = load_parallelism
         self._backoff = backoff
         self._emit = emit
+        self._memory_bytes, self._idle_since = memory_bytes, idle_since
+        self.evictions: Counter[str] = Counter()
+        """How often each model was unloaded to make room."""
         # Changed by observe, request, release and shut; the attempts in them also by decide and by what is told.
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Followed] = {}
         self._source = Snapshot()
+        self._listed: list[IndexRow] | None = None
+        """The whole index, as it was told last; None after anything changed in it."""
         self.has_observed = is_explicit
         """Whether it is known what the source holds, as far as that matters."""
         self._is_shut = False
@@ -134,13 +82,16 @@ class Reconciler:
             if problem not in self._source.problems:
                 fields = {"path": problem.path, "reason": problem.reason}
                 self._emit(Event("repository-problem", "warning", fields=fields))
-        self._source = snapshot
+        self._source, self._listed = snapshot, None
         self.has_observed = True
         if self._is_explicit:
             return
         for name in snapshot.models.keys() | self._models.keys():
-            model = self._models.setdefault(name, _Model(name, is_requested=True))
-            self._adopt(model, snapshot.models.get(name))
+            model = self._models.setdefault(name, Followed(name, is_requested=True))
+            listing = snapshot.models.get(name)
+            if listing is None or listing is not model.listing:
+                self._touch(model)
+                self._adopt(model, listing)
 
     def request(self, name: str, override: WrittenConfig | None = None) -> bool:
         """Explicit mode: the model is wanted as the source holds it now. False when the source does not hold it.
@@ -150,17 +101,19 @@ class Reconciler:
         listing = self._source.models.get(name)
         if listing is None:
             return False
-        settled = _Settled.of(override or _read_config(listing), name)
-        model = self._models.setdefault(name, _Model(name))
+        settled = Settled.of(override or read_config(listing), name)
+        model = self._models.setdefault(name, Followed(name))
         model.is_requested, model.override = True, override
         model.follow(listing, settled)
         model.attempts = [each for each in model.attempts if not each.is_over]
+        self._touch(model)
         return True
 
     def miss(self, name: str, reason: str) -> None:
         """Explicit mode: the model is wanted, and cannot be requested."""
-        model = self._models.setdefault(name, _Model(name))
+        model = self._models.setdefault(name, Followed(name))
         model.is_requested, model.problem = True, reason
+        self._touch(model)
         self._emit(Event("model-missed", "error", name, fields={"reason": reason}))
 
     def release(self, name: str) -> bool:
@@ -174,9 +127,31 @@ class Reconciler:
         """Nothing is wanted any more, for good."""
         self._is_shut = True
 
-    def loaded(self, attempt: Attempt, digest: str, now: float) -> None:
-        """All instances of a LOADING attempt are ready, and it is published."""
-        attempt.digest, attempt.is_live = digest, True
+    def demand(self, name: str, version: int | None, now: float) -> str | None:
+        """Somebody asks for a version that is not READY; None: for any. Returns "" when it is on its way now, why it is
+        not when it lately failed, and None when nobody needs to wait for it: its model is not loaded on demand."""
+        model = self._models.get(name)
+        if model is None or self._is_shut or not model.is_on_demand:
+            return None
+        asked = {number: revision for number, revision in model.chosen.items() if version is None or number == version}
+        failed = [
+            each for number, revision in asked.items()
+            if (each := model.over(number, revision)) is not None and (each.retry_at is None or each.retry_at > now)
+        ]  # fmt: skip
+        if not asked:
+            return None
+        if len(failed) == len(asked):
+            return f"version {failed[-1].version} of model '{name}' is not at ready state: {failed[-1].reason}"
+        model.is_demanded = True
+        return ""
+
+    def measured(self, attempt: Attempt, nbytes: int) -> None:
+        """The memory that a live attempt takes now."""
+        attempt.nbytes = nbytes
+
+    def loaded(self, attempt: Attempt, digest: str, now: float, nbytes: int = 0) -> None:
+        """All instances of a LOADING attempt are ready, taking that much memory, and it is published."""
+        attempt.digest, attempt.is_live, attempt.nbytes = digest, True, nbytes
         seconds = round(now - attempt.since, 3)
         self._step(attempt, Step.LOADED, now)
         self._come_out(attempt)
@@ -213,6 +188,7 @@ class Reconciler:
         """The answer to Verify: the digest of the version's files as they are in `listing`."""
         if attempt.state is not State.READY:
             return
+        self._touch(self._models[attempt.model])
         if digest == attempt.digest:
             attempt.revision = replace(attempt.revision, files=listing.files)
             attempt.reason = ""
@@ -229,11 +205,14 @@ class Reconciler:
     def decide(self, now: float) -> list[Action]:
         """Everything that is to be done now. Each action is returned once, its attempt already in the new state."""
         actions: list[Action] = []
-        for model in self._models.values():
+        if self._memory_bytes:
+            for name in within(self._memory_bytes, self._residents()):
+                self._evict(name)
+        actions += self._entering(now)
+        for model in self._awake():
             wanted = self._wanted(model)
             actions += self._leaving(model, wanted, now)
             actions += self._to_verify(model)
-        actions += self._entering(now)
         self._forget()
         return actions
 
@@ -241,12 +220,23 @@ class Reconciler:
         """When `decide` could next do something by the passing of time alone; None for never."""
         times = [
             self._retry_time(model, version, revision)
-            for model in self._models.values()
+            for model in self._awake()
             for version, revision in self._wanted(model).items()
         ]
         return min((time for time in times if time is not None and time > now), default=None)
 
-    def _leaving(self, model: _Model, wanted: Mapping[int, Revision], now: float) -> Iterator[Unload]:
+    def _touch(self, model: Followed) -> None:
+        """What the index says of it has changed."""
+        model.rows = self._listed = None
+
+    def _awake(self) -> list[Followed]:
+        """Those that there may be something to do about: of a thousand loaded on demand, the few that are."""
+        return [
+            each for each in self._models.values()
+            if each.attempts or each.is_demanded or not each.is_on_demand or each.listing is None
+        ]  # fmt: skip
+
+    def _leaving(self, model: Followed, wanted: Mapping[int, Revision], now: float) -> Iterator[Unload]:
         are_ready = all(model.is_ready(version, revision) for version, revision in wanted.items())
         may_leave = are_ready if wanted else self._is_dismissed(model)
         for each in model.active():
@@ -259,7 +249,7 @@ class Reconciler:
                 self._tell("version-unloading", each)
                 yield Unload(each)
 
-    def _to_verify(self, model: _Model) -> Iterator[Verify]:
+    def _to_verify(self, model: Followed) -> Iterator[Verify]:
         for each in model.in_state(State.READY):
             listing = model.listing.versions.get(each.version) if model.listing else None
             if listing is not None and listing.files != (each.seen or each.revision.files):
@@ -271,44 +261,95 @@ class Reconciler:
         others, higher versions before lower."""
         due = sorted(
             (self._failures(model, version, revision), bool(model.in_state(State.READY)), -version, model.name)
-            for model in self._models.values() for version, revision in self._wanted(model).items()
+            for model in self._awake() for version, revision in self._wanted(model).items()
             if (time := self._retry_time(model, version, revision)) is not None and time <= now
         )  # fmt: skip
-        busy = sum(len(model.in_state(State.LOADING)) for model in self._models.values())
+        busy = sum(len(model.in_state(State.LOADING)) for model in self._awake())
+        reserved = 0
         for failures, _, negated, name in due[: max(0, self._load_parallelism - busy)]:
-            attempt = self._attempt(self._models[name], -negated, failures)
-            self._step(attempt, Step.LOAD, now)
-            self._tell("version-loading", attempt, attempt=failures + 1)
-            yield Load(attempt)
+            model, version = self._models[name], -negated
+            need = self._expected_bytes(model, version)
+            residents = self._residents(loading=name) if self._memory_bytes else ()
+            room = make_room(need, self._memory_bytes, residents, reserved)
+            if room.refusal:
+                self._refuse(model, version, failures, room.refusal, now)
+            elif room.is_there:
+                attempt = self._attempt(model, version, failures)
+                self._step(attempt, Step.LOAD, now)
+                self._tell("version-loading", attempt, attempt=failures + 1)
+                yield Load(attempt)
+            else:
+                reserved += need
+                for evicted in room.evicted:
+                    self._evict(evicted)
 
-    def _attempt(self, model: _Model, version: int, failures: int) -> Attempt:
+    def _expected_bytes(self, model: Followed, version: int) -> int:
+        """As measured when it was last loaded, else as its files say."""
+        last = model.over(version, model.chosen[version]) if version in model.chosen else None
+        assert model.listing, "this is a bug: a version wanted that is not listed"
+        assert model.settled, "this is a bug: a version wanted without a configuration"
+        return last.nbytes if last and last.nbytes else first_estimate(model.listing.versions[version], model.settled)
+
+    def _residents(self, loading: str = "") -> list[Resident]:
+        """What takes memory. A model may leave when it is loaded on demand, whole, idle, and not the one to be
+        loaded."""
+        found = []
+        for model in self._awake():
+            here = [each for each in model.attempts if not each.is_over]
+            if not here:
+                continue
+            is_gone = not model.is_wanted
+            leaving = sum(each.nbytes for each in here if is_gone or each.state is State.UNLOADING)
+            is_whole = model.is_wanted and not model.in_state(State.LOADING)
+            may_leave = model.is_on_demand and is_whole and model.name != loading
+            since = self._idle_since(model.name) if may_leave else None
+            found.append(Resident(model.name, sum(each.nbytes for each in here) - leaving, leaving, since))
+        return found
+
+    def _evict(self, name: str) -> None:
+        self._models[name].is_demanded = False
+        self.evictions[name] += 1
+        self._emit(Event("model-evicted", model=name))
+
+    def _refuse(self, model: Followed, version: int, failures: int, why: str, now: float) -> None:
+        last = model.over(version, model.chosen[version])
+        attempt = self._attempt(model, version, failures)
+        self._step(attempt, Step.FAIL, now, f"{NO_ROOM}: {why}")
+        attempt.retry_at = now + ROOM_SECONDS
+        model.is_demanded = False
+        self._come_out(attempt)
+        if last is None or not last.reason.startswith(NO_ROOM):
+            self._tell("version-refused", attempt, "error", reason=attempt.reason)
+
+    def _attempt(self, model: Followed, version: int, failures: int) -> Attempt:
         """A new attempt at a wanted version, in place of earlier ones that are over."""
         assert model.listing, "this is a bug: a version wanted that is not listed"
         assert model.settled, "this is a bug: a version wanted without a configuration"
         listing = model.listing.versions[version]
-        revision = _revision(model.listing, model.settled, version)
+        revision = revision_of(model.listing, model.settled, version)
         attempt = Attempt(model.name, version, revision, listing, model.listing, model.settled.written, failures)
+        attempt.nbytes = self._expected_bytes(model, version)
         model.attempts = [each for each in model.attempts if not (each.is_over and each.version == version)]
         model.attempts.append(attempt)
         return attempt
 
     @staticmethod
-    def _failures(model: _Model, version: int, revision: Revision) -> int:
+    def _failures(model: Followed, version: int, revision: Revision) -> int:
         last = model.over(version, revision)
         return last.failures if last else 0
 
     @staticmethod
-    def _retry_time(model: _Model, version: int, revision: Revision) -> float | None:
+    def _retry_time(model: Followed, version: int, revision: Revision) -> float | None:
         """When this wanted revision may be loaded: 0.0 for at once, None for not (it is there, or hopeless)."""
         if any(each.is_of(version, revision) for each in model.active()):
             return None
         last = model.over(version, revision)
         return last.retry_at if last else 0.0
 
-    def _wanted(self, model: _Model) -> Mapping[int, Revision]:
+    def _wanted(self, model: Followed) -> Mapping[int, Revision]:
         """The revision of each version that should be READY. What is live keeps its revision while the files that lie
         there are not those that it was loaded from."""
-        if self._is_shut or not model.is_requested:
+        if self._is_shut or not model.is_wanted:
             return {}
         chosen = model.chosen
         pinned = {
@@ -319,12 +360,12 @@ class Reconciler:
         }  # fmt: skip
         return {**chosen, **pinned} if pinned else chosen
 
-    def _is_dismissed(self, model: _Model) -> bool:
+    def _is_dismissed(self, model: Followed) -> bool:
         """Whether nothing of the model is wanted, as opposed to: nothing that is wanted is there."""
         is_empty = model.listing is None or not (model.listing.versions or model.listing.problem)
-        return self._is_shut or not model.is_requested or is_empty
+        return self._is_shut or not model.is_wanted or is_empty
 
-    def _adopt(self, model: _Model, listing: ModelListing | None) -> None:
+    def _adopt(self, model: Followed, listing: ModelListing | None) -> None:
         """Follows what the source holds of one model. A configuration that cannot be followed holds everything else up:
         what it was meant to go with is not known."""
         if listing is None:
@@ -333,7 +374,7 @@ class Reconciler:
         settled = model.settled
         try:
             if settled is None or model.listing is None or model.listing.config != listing.config:
-                settled = _Settled.of(_read_config(listing), model.name)
+                settled = Settled.of(read_config(listing), model.name)
         except ConfigError as error:
             if (reason := sentence(error)) != model.problem:
                 self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))
@@ -342,6 +383,10 @@ class Reconciler:
                 model.listing, model.settled = listing, None
             return
         model.follow(listing, settled)
+        was_on_demand = model.is_on_demand
+        model.is_on_demand = not self._is_explicit and (listing.load_on_demand or settled.is_on_demand)
+        if not was_on_demand and model.active():
+            model.is_demanded = True  # loaded already: it stays until its memory is needed
 
     def _come_out(self, attempt: Attempt) -> None:
         """An attempt has been READY, or has failed."""
@@ -354,19 +399,24 @@ class Reconciler:
     def _step(self, attempt: Attempt, step: Step, now: float, reason: str = "") -> None:
         attempt.state = after(attempt.state, step)
         attempt.reason, attempt.since = reason, now
+        self._touch(self._models[attempt.model])
 
     def _forget(self) -> None:
         """Drops what is over and that nobody asks about: other revisions of a wanted version, versions that the source
         holds no more, and models that are neither listed nor loaded."""
-        for name, model in list(self._models.items()):
+        for model in self._awake():
             listed = model.listing.versions if model.listing else {}
             wanted = self._wanted(model)
-            model.attempts = [
+            kept = [
                 each for each in model.attempts if not each.is_over
                 or (wanted[each.version] == each.revision if each.version in wanted else each.version in listed)
             ]  # fmt: skip
+            if len(kept) != len(model.attempts):
+                model.attempts = kept
+                self._touch(model)
             if model.listing is None and not model.attempts and not (self._is_explicit and model.is_requested):
-                del self._models[name]
+                del self._models[model.name]
+                self._touch(model)
 
     def _tell(self, action: str, attempt: Attempt, level: Level = "info", /, **fields: Any) -> None:
         self._emit(Event(action, level, attempt.model, str(attempt.version), MappingProxyType(fields)))
@@ -374,15 +424,15 @@ class Reconciler:
     # Questions
 
     def is_ready(self) -> bool:
-        """Whether every wanted model has a READY version, and at first all of them that can be. False before the source
-        was read for the first time."""
+        """Whether every wanted model has a READY version, and at first all of them that can be; models loaded on demand
+        do not count. False before the source was read for the first time."""
         return (
             self.has_observed
             and not self._is_shut
             and all(
                 model.has_come_out and model.in_state(State.READY)
                 for model in self._models.values()
-                if model.is_requested and (model.listing is not None or self._is_explicit)
+                if model.is_requested and not model.is_on_demand and (model.listing is not None or self._is_explicit)
             )
         )
 
@@ -390,6 +440,14 @@ class Reconciler:
         """Ascending; the last is the one that answers when a call names none."""
         model = self._models.get(name)
         return tuple(sorted({each.version for each in model.in_state(State.READY)})) if model else ()
+
+    def capacity(self) -> Capacity:
+        """What models take, and how often some had to leave."""
+        loaded: Counter[tuple[str, int]] = Counter()
+        for model in self._models.values():
+            for each in model.attempts:
+                loaded[each.model, each.version] += 0 if each.is_over else each.nbytes
+        return Capacity(self._memory_bytes, +loaded, dict(self.evictions))
 
     def outcome(self, name: str) -> str | None:
         """How the wanted versions of a model came out: None while some are under way, "" when all are READY, else why
@@ -421,48 +479,11 @@ class Reconciler:
 
     def index(self) -> list[IndexRow]:
         """Every model known to the source or loaded, in the order of names and versions."""
-        rows: list[IndexRow] = []
-        for name in sorted(self._source.models.keys() | self._models.keys()):
-            model = self._models.get(name)
-            best: dict[int, Attempt] = {}
-            for each in model.attempts if model else ():
-                if each.version not in best or _rank(each) > _rank(best[each.version]):
-                    best[each.version] = each
-            rows += [
-                IndexRow(name, str(each.version), each.state.value, each.reason) for _, each in sorted(best.items())
-            ]
-            if not best:
-                problem = model.problem if model else ""
-                rows.append(IndexRow(name, "", State.UNAVAILABLE.value, problem) if problem else IndexRow(name))
-        return rows
-
-
-_RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)
-
-
-def _rank(attempt: Attempt) -> int:
-    return _RANKS.index(attempt.state)
-
-
-def _read_config(listing: ModelListing) -> WrittenConfig:
-    return parse(listing.config, listing.name) if listing.config is not None else WrittenConfig(ModelConfig())
-
-
-def wanted_versions(model: str, config: bytes | None) -> VersionPolicy:
-    """The version policy in a config.pbtxt; the default where there is none. Raises ConfigError."""
-    return _policy_of(parse(config, model).config if config is not None else ModelConfig(), model)
-
-
-def _policy_of(config: ModelConfig, model: str) -> VersionPolicy:
-    choice = config.version_policy
-    try:
-        if choice.HasField("specific"):
-            return Specific(frozenset(choice.specific.versions))
-        return All() if choice.HasField("all") else Latest(choice.latest.num_versions or 1)
-    except InvalidPolicy as error:
-        raise ConfigError(model, f"version_policy.specific.{error.field}", f"cannot be {error.value}") from None
-
-
-def _revision(listing: ModelListing, settled: _Settled, version: int) -> Revision:
-    companions = tuple(stamp for stamp in listing.companions if stamp.path in settled.companions)
-    return Revision(listing.versions[version].files, settled.fingerprint, companions)
+        if self._listed is None:
+            self._listed = []
+            for name in sorted(self._source.models.keys() | self._models.keys()):
+                model = self._models.get(name)
+                if model is not None and model.rows is None:
+                    model.rows = rows_of(model)
+                self._listed += model.rows or () if model else (IndexRow(name),)
+        return list(self._listed)

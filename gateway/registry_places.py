@@ -26,6 +26,12 @@ def catalog_file(settings: Settings) -> Path | None:
     return None if settings.registry.database_url else _inside(settings, CATALOG_FILENAME)
 
 
+def is_catalog_there(settings: Settings) -> bool:
+    """Whether opening it would make nothing and ask no other machine."""
+    file = catalog_file(settings)
+    return file is not None and file.is_file()
+
+
 def open_artifacts(settings: Settings) -> ArtifactStore:
     """SettingsError for an option that is none."""
     url = settings.registry.artifacts_url or str(_inside(settings, ARTIFACTS_FOLDER))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.errors import ConfigError, SettingsError, StartFailed
+from gateway.followed import wanted_versions
 from gateway.models import Models
-from gateway.reconcile import wanted_versions
 from gateway.registry_places import catalog_url, open_artifacts
 from gateway.settings import ModelsSettings, RegistrySettings, Settings
 from registry.cache import CacheLimits, CacheUsage, ContentCache

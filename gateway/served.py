@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from gateway.serving_plan import QueuePolicy, ServingPlan
@@ -55,6 +56,7 @@ class Served:
         # Instances whose lanes are attached, with where each runs. Changed by `_up` and `_down` only.
         self._placements: dict[Instance, Placement] = {}
         self._last = (0, 0.0, 0)
+        self._used_at = time.monotonic()
         group.listen(self._up, self._down)
 
     @property
@@ -64,6 +66,12 @@ class Served:
     @property
     def instances(self) -> tuple[Instance, ...]:
         return tuple(self._placements)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it was last used, in monotonic seconds and to the interval of `update_placement`; None while it has
+        requests in flight."""
+        return None if self.deployment.in_flight else self._used_at
 
     def suspend(self, reason: str) -> None:
         """Answers what is queued with UNAVAILABLE."""
@@ -92,6 +100,8 @@ class Served:
         """Moves workers between the loop's core and the others, by what they did since the last call; whether any of
         them is on the loop's core now."""
         deployment = self.deployment
+        if deployment.in_flight or self.meters.execution_count != self._last[0]:
+            self._used_at = now
         batches = self.meters.execution_count
         rows, busy = self.meters.inference_count, deployment.compute_seconds
         done = (batches - self._last[0], busy - self._last[1], rows - self._last[2])

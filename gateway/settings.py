@@ -136,6 +136,12 @@ class ModelsSettings:
     load_on_start: tuple[str, ...] = leaf((), "models to load at the start in explicit mode; `*` loads all")
     poll_seconds: float = seconds(1.0, "between two looks at the repository", low=0.05)
     load_parallelism: int = count(2, "versions that load at the same time", high=64)
+    memory_bytes: int = size(
+        0, "for all models together; idle ones that are loaded on demand leave when it is needed; 0 sets no limit",
+        low=0, high=1 << 50,
+    )  # fmt: skip
+    max_waiting_requests: int = count(1024, "requests that wait for their model to be loaded on demand")
+    max_waiting_bytes: int = size(64 * MIB, "of the requests that wait so")
     default_max_batch_size: int = count(128, "max_batch_size of a model with a free first dimension and no such entry")
 
 

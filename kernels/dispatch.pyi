@@ -5,6 +5,7 @@ from collections.abc import Callable
 from kernels.deployment import Deployment
 from kernels.loop import LoopIntake
 from kernels.meters import Meters
+from kernels.parking import ParkingLot
 from kernels.routes import RouteTable
 
 class Dispatcher(LoopIntake):
@@ -13,15 +14,24 @@ class Dispatcher(LoopIntake):
     Args:
         call_soon: the loop's; what arrives within one wake-up is handed over together at its end.
         max_in_flight: requests between admission and answer; one more is refused with RESOURCE_EXHAUSTED.
+        max_parked: requests that wait for their version to be loaded, and `max_parked_bytes` the bytes of them; what
+            goes beyond either is refused with RESOURCE_EXHAUSTED.
     """
 
     max_in_flight: int
     unrouted: Meters
     """Meters of the requests that reached no deployment."""
     route_table: RouteTable[Deployment]
-    """Assigning swaps every route in one step; requests in flight finish where they began."""
+    """Assigning swaps every route in one step; requests in flight finish where they began, and what is
+    parked goes where the new table says."""
     refusal: str | None
     """While set, every request is answered UNAVAILABLE with this text."""
+    demand: Callable[[str, str], str | None] | None
+    """Asked with model and version ("" for none) about a request whose version is known and not ready: "" has the
+    request parked, and is asked again at each new route table that lacks its version; a reason refuses it with
+    UNAVAILABLE and that text; None refuses it as not ready. Must not raise, or change the routes."""
+    parked: ParkingLot
+    """The requests that wait so. Their deadlines and cancellations count as everywhere."""
     def __init__(
         self,
         *,
@@ -31,6 +41,8 @@ class Dispatcher(LoopIntake):
         max_json_depth: int = 32,
         max_tensor_bytes: int = ...,
         max_pooled: int = 4096,
+        max_parked: int = 1024,
+        max_parked_bytes: int = ...,
         max_pooled_bytes: int = 33554432,
     ) -> None: ...
     def add(self, deployment: Deployment) -> None: ...

@@ -6,12 +6,13 @@ from libcpp.string cimport string
 
 from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS
 from kernels.deployment cimport Binding, Deployment, bind
-from kernels.exchange cimport (ANSWERED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, QUEUED, RECEIVING,
-                               RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange)
+from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, PARKED,
+                               QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange, ReplySink)
 from kernels.infer cimport WireError, clipped, kMaxRank, string_view
 from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
-from kernels.meters cimport OTHER, REJECTED, Meters
+from kernels.meters cimport CANCELED, OTHER, REJECTED, Meters
+from kernels.parking cimport ParkingLot
 from kernels.routes cimport FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, RouteTable
 from kernels.wire cimport decode_proto, match_infer_path
 
@@ -20,7 +21,7 @@ from kernels.wire cimport decode_proto, match_infer_path
 cdef class Dispatcher(LoopIntake):
     def __init__(self, *, call_soon, int64_t max_in_flight=65536, size_t max_tensors=kLaneTensors,
                  size_t max_json_depth=32, size_t max_tensor_bytes=<size_t>1 << 30, int max_pooled=4096,
-                 size_t max_pooled_bytes=32 << 20):
+                 size_t max_pooled_bytes=32 << 20, int64_t max_parked=1024, int64_t max_parked_bytes=64 << 20):
         LoopIntake.__init__(self, call_soon=call_soon, max_pooled=max_pooled, max_pooled_bytes=max_pooled_bytes)
         self.max_in_flight = max_in_flight
         self.limits.max_tensors = max_tensors
@@ -31,6 +32,7 @@ cdef class Dispatcher(LoopIntake):
         self.unrouted = Meters()
         self.dirty = []
         self.deployments = []
+        self.parked = ParkingLot(max_parked, max_parked_bytes)
 
     def add(self, Deployment deployment):
         deployment.loop = self
@@ -47,6 +49,8 @@ cdef class Dispatcher(LoopIntake):
     @route_table.setter
     def route_table(self, RouteTable table not None):
         self.routes = table
+        if self.parked.count:
+            self.unpark(monotonic())
 
     @property
     def refusal(self):
@@ -62,11 +66,8 @@ cdef class Dispatcher(LoopIntake):
     cdef void submit(self, Exchange x) noexcept:
         cdef double now = monotonic()
         cdef WireError error
-        cdef Binding binding
-        cdef Deployment d
         cdef cbool decoded
-        cdef int miss = FOUND, reason
-        cdef double limit
+        cdef int miss = FOUND
         if x.arrived == 0:
             x.arrived = now
         if self.refusing is not None:
@@ -84,10 +85,21 @@ cdef class Dispatcher(LoopIntake):
                 self.refuse(x, self.unrouted, error.code, error.text, now)
                 return
             target = self.routes.pick(x.request.model, x.request.version, &miss)
-            if target is None:
-                self.refuse_unrouted(x, miss, now)
-                return
-            d = <Deployment>target
+        except MemoryError:
+            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
+            return
+        if target is not None:
+            self.route(x, <Deployment>target, now)
+        elif not self.park(x, miss, now):
+            self.refuse_unrouted(x, miss, now)
+
+    cdef void route(self, Exchange x, Deployment d, double now) noexcept:
+        # A decoded request and the version that is to answer it: checked, admitted and queued there, or refused.
+        cdef WireError error
+        cdef Binding binding
+        cdef int reason
+        cdef double limit
+        try:
             if not bind(d.signature, x.request, binding, error):
                 x.reason = b"SIGNATURE_MISMATCH"
                 self.refuse(x, d.meters, error.code, error.text, now)
@@ -128,8 +140,7 @@ cdef class Dispatcher(LoopIntake):
             d.meters.shed(reason)
             d.meters.failed(REJECTED, now - x.arrived)
             d.meters.answered(x.protocol, x.code, now - x.arrived)
-            x.stage = ANSWERED
-            x.sink.reply(x)
+            self.reply(x)
             return
         x.stage = QUEUED
         x.queued = now
@@ -144,6 +155,63 @@ cdef class Dispatcher(LoopIntake):
             d.dirty = True
             self.dirty.append(d)
             self.schedule()
+
+    cdef cbool park(self, Exchange x, int miss, double now) noexcept:
+        # Keeps a request for a version that is on its way here. False when it is not; then nothing has happened.
+        if miss != VERSION_NOT_READY or self.demand is None:
+            return False
+        cdef bytes model = clipped(x.request.model, 256), version = clipped(x.request.version, 64)
+        cdef double limit = x.arrived + x.request.timeout_us * 1e-6
+        why_not = self.demand(model.decode(errors="replace"), version.decode(errors="replace"))
+        if why_not is None:
+            return False
+        if x.request.timeout_us > 0 and (x.deadline == 0 or limit < x.deadline):
+            x.deadline = limit  # whatever the version's queue will say: nobody waits longer than they said
+        if why_not:
+            self.refuse(x, self.unrouted, UNAVAILABLE, why_not.encode(), now)
+        elif x.deadline > 0 and x.deadline <= now:
+            self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+        elif not self.parked.has_room(x):
+            x.retry_after = 1.0
+            text = f"{self.parked.count} requests of {self.parked.nbytes} bytes wait for models to load, " \
+                   f"the limits are {self.parked.max_count} and {self.parked.max_bytes} bytes"
+            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, text.encode(), now)
+        else:
+            x.stage = PARKED
+            self.parked.add(x)
+            if x.deadline > 0:
+                self.arm(x.deadline)
+        return True
+
+    cdef void unpark(self, double now) noexcept:
+        # Each goes where the routes now say; who still has nowhere to go is asked about again. An answer may make
+        # somebody cancel another one of these, so between two of them nothing is held but the list itself.
+        cdef Exchange x
+        cdef int64_t left = self.parked.count
+        cdef int miss = FOUND
+        while left > 0 and self.parked.head is not None:
+            left -= 1
+            x = self.parked.head
+            self.parked.remove(x)
+            target = self.routes.pick(x.request.model, x.request.version, &miss)
+            if target is not None:
+                self.route(x, <Deployment>target, now)
+            elif not self.park(x, miss, now):
+                self.refuse_unrouted(x, miss, now)
+
+    cdef void expire_parked(self, double now) noexcept:
+        cdef Exchange x
+        cdef int64_t left = self.parked.count
+        while left > 0 and self.parked.head is not None:
+            left -= 1
+            x = self.parked.head
+            self.parked.remove(x)
+            if x.deadline > 0 and x.deadline <= now:
+                self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+                continue
+            self.parked.add(x)
+            if x.deadline > 0:
+                self.arm(x.deadline)
 
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept:
         cdef bytes model = clipped(x.request.model, 256), version = clipped(x.request.version, 64)
@@ -167,14 +235,24 @@ cdef class Dispatcher(LoopIntake):
         x.fail(code, message)
         meters.failed(REJECTED if code == RESOURCE_EXHAUSTED or code == DEADLINE_EXCEEDED else OTHER, now - x.arrived)
         meters.answered(x.protocol, code, now - x.arrived)
+        self.reply(x)
+
+    cdef void reply(self, Exchange x) noexcept:
+        # Of one that was parked, the exchange may be all that keeps its caller.
+        cdef ReplySink sink = x.sink
         x.stage = ANSWERED
-        x.sink.reply(x)
+        sink.reply(x)
 
     cdef void cancel(self, Exchange x) noexcept:
         if x.stage == RECEIVING:
             self.release(x)
         elif x.stage == QUEUED:
             (<Deployment>x.owner).withdraw(x, monotonic())
+        elif x.stage == PARKED:
+            self.parked.remove(x)
+            self.unrouted.failed(CANCELED, monotonic() - x.arrived)
+            self.unrouted.answered(x.protocol, CANCELLED, monotonic() - x.arrived)
+            self.release(x)
         elif x.stage == RUNNING:
             x.sink = None  # its rows run on; nobody waits for them
 
@@ -198,4 +276,6 @@ cdef class Dispatcher(LoopIntake):
         for d in list(self.deployments):
             d.expire(now)
             d.kick(now)
+        if self.parked.count:
+            self.expire_parked(now)
         self.flush()

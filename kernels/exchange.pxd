@@ -17,6 +17,7 @@ cdef enum Stage:
     QUEUED = 2      # in a batch queue
     RUNNING = 3     # its rows are in a lane
     ANSWERED = 4    # `code` and `answer` are set, the sink has it
+    PARKED = 5      # decoded, waits for its version to be loaded
 
 # gRPC status codes; the HTTP front end maps them to its own.
 cdef enum Code:

@@ -4,6 +4,7 @@ open-loop  20,000 requests a second on a Poisson schedule: latency from the mome
 compute    a ResNet-50 through the gateway beside a bare session.run loop on the same core
 copies     bytes copied in the gateway's memory for each 602,112-byte image, over binary HTTP and gRPC
 overload   three times what the gateway can do, each request with a deadline: goodput, statuses, memory
+load       another model's large version loads under load: p99 beside that of steady load
 swap       new versions that take over under load: failures, and p99 beside that of steady load
 alias      the alias champion moved back and forth under load, by the registry: the same two
 memory     resident size at idle, under load and with 10,000 idle connections, and what those do to p99
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import statistics
@@ -357,12 +359,72 @@ def answering(side: Side) -> str:
         return str(json.load(answer)["model_version"])
 
 
+def large_load(work: Path, rounds: int) -> list[str]:
+    """A network whose weights take seconds to read, optimise and warm up, loaded beside the one that is measured."""
+    import models
+
+    generator = build("open_loop.cpp", work / "open_loop", "-std=c++20")
+    lines = ["| 2,000 requests/s | answered | p50 ms | p99 ms | max ms |", "|---|--:|--:|--:|--:|"]
+    ratios, seconds = [], []
+    large = work / "large.onnx"
+    onnx.save(heavy_models.dense(4096, 8), large)
+    with gateway(work, "tabular", models.tabular(), "--set", "models.poll_seconds=0.2") as side:
+        repository = work / "repository-tabular"
+
+        def run(name: str, length: float = 10) -> dict[str, float]:
+            figures = load(generator, work, side.http, side.http_path, tools.json_body(), 2000, length, 64)
+            latency = {key: value * 1e3 for key, value in figures["latency"].items()}
+            answered = figures["statuses"].get("200", 0) / figures["sent"]
+            lines.append(
+                f"| {name} | {answered:.3%} | {latency['p50']:.3f} | {latency['p99']:.3f} | {latency['max']:.3f} |"
+            )
+            return latency
+
+        def is_ready(model: str) -> bool:
+            try:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{side.http}/v2/models/{model}/ready", timeout=1
+                ) as answer:
+                    return bool(answer.status == 200)
+            except OSError:
+                return False
+
+        def publish(model: str) -> None:
+            staged = work / "next" / model / "1"
+            staged.mkdir(parents=True)
+            shutil.copyfile(large, staged / "model.onnx")
+            started = time.monotonic()
+            staged.parent.rename(repository / model)
+            while not is_ready(model) and time.monotonic() - started < 60:
+                time.sleep(0.05)
+            seconds.append(time.monotonic() - started)
+
+        run("warm-up")
+        lines.pop()
+        for number in range(rounds):
+            steady = run("steady")
+            publisher = threading.Thread(target=publish, args=(f"large-{number}",))
+            publisher.start()
+            loaded = run(f"while {large.stat().st_size / 1e6:,.0f} MB load")
+            publisher.join()
+            ratios.append(loaded["p99"] / steady["p99"])
+            shutil.rmtree(repository / f"large-{number}")
+            time.sleep(2)
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    return [
+        *lines, "",
+        f"p99 while loading / p99 steady: {statistics.median(ratios):.2f} ({spread}). From its files being there to READY:"
+        f" {statistics.median(seconds):.1f} s.",
+    ]  # fmt: skip
+
+
 BENCHES: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
     "open-loop": ("Open loop", open_loop),
     "compute": ("Compute bound", compute),
     "copies": ("Copies", copies),
     "overload": ("Overload", overload),
     "memory": ("Memory", memory),
+    "load": ("Another model loads", large_load),
     "swap": ("Version swap", swap),
     "alias": ("Alias moved under load", alias),
 }

@@ -26,9 +26,12 @@ _TABLES = """
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS served (
         source TEXT NOT NULL, model TEXT NOT NULL, versions TEXT NOT NULL, config BLOB, is_chosen INTEGER NOT NULL,
+        load_on_demand INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (source, model)
     ) WITHOUT ROWID;
 """
+_ADDED = "ALTER TABLE served ADD COLUMN load_on_demand INTEGER NOT NULL DEFAULT 0"
+"""For a file that was made before there was this column."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Served:
     versions: Mapping[int, Pinned] = field(default_factory=dict)
     config: bytes | None = None
     is_chosen: bool = True
+    load_on_demand: bool = False
 
 
 class Ledger:
@@ -68,6 +72,9 @@ class Ledger:
             self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_TABLES)
+            columns = {row[1] for row in self._connection.execute("PRAGMA table_info(served)")}
+            if "load_on_demand" not in columns:
+                self._connection.execute(_ADDED)
 
     def close(self) -> None:
         """Idempotent."""
@@ -100,14 +107,17 @@ class Ledger:
     def served(self) -> dict[str, Served]:
         """What was served last, by model."""
         seen = self.seen()
-        rows = self._query("SELECT model, versions, config, is_chosen FROM served WHERE source = ?", self._source)
+        rows = self._query(
+            "SELECT model, versions, config, is_chosen, load_on_demand FROM served WHERE source = ?", self._source
+        )
         return {
             model: Served(
                 {version: seen[model, version] for version in json.loads(versions) if (model, version) in seen},
                 config,
                 bool(is_chosen),
+                bool(load_on_demand),
             )
-            for model, versions, config, is_chosen in rows
+            for model, versions, config, is_chosen, load_on_demand in rows
         }
 
     def serve(self, model: str, served: Served | None) -> None:
@@ -115,8 +125,9 @@ class Ledger:
         if served is None:
             self._query("DELETE FROM served WHERE source = ? AND model = ?", self._source, model)
             return
-        values = (self._source, model, json.dumps(sorted(served.versions)), served.config, served.is_chosen)
-        self._query("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?)", *values)
+        values = (self._source, model, json.dumps(sorted(served.versions)), served.config, served.is_chosen,
+                  served.load_on_demand)  # fmt: skip
+        self._query("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?, ?)", *values)
 
     def _query(self, statement: str, *values: object) -> list[Any]:
         with self._lock, self._errors():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.attempts import Capacity
 from kernels.meters import Meters
 
 
@@ -44,6 +45,11 @@ class FakeSource:
         self.versions = list(served)
         self.live, self.ready = live, ready
         self.unrouted = Meters()
+        self.waiting = 0
+        self.limit, self.loaded, self.evictions = 0, dict[tuple[str, int], int](), dict[str, int]()
+
+    def capacity(self) -> Capacity:
+        return Capacity(self.limit, self.loaded, self.evictions)
 
     def served(self) -> Sequence[FakeServed]:
         return self.versions

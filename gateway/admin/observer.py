@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.activity import Activity, Recent, Sample
-from gateway.metrics import MeterSource, Served
+from gateway.metrics import MeterSource, Served, has_figures
 from kernels.meters import HistogramSnapshot
 
 _IDLE = Activity()
@@ -20,7 +20,7 @@ class Observer:
         self._recent: dict[tuple[str, str], Recent] = {}
 
     def observe(self, now: float) -> None:
-        served = self._source.served()
+        served = [one for one in self._source.served() if has_figures(one)]
         known = {(one.model, one.version): self._recent.get((one.model, one.version)) or Recent() for one in served}
         for one in served:
             known[one.model, one.version].record(sample(one, now))

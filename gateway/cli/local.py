@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.admin.registry_service import Doc, RegistryService
 from gateway.cli.registry import Publication, Report
-from gateway.registry_places import catalog_file, catalog_url, open_artifacts
+from gateway.registry_places import catalog_url, open_artifacts
 from gateway.settings import Settings
 from registry.artifacts import hash_file
 from registry.catalog import Catalog
@@ -55,9 +55,3 @@ def opened(settings: Settings, actor: str) -> Iterator[LocalRegistry]:
     """The registry that the settings name; RegistryError or SettingsError when it cannot be opened."""
     with contextlib.closing(Catalog(catalog_url(settings))) as catalog:
         yield LocalRegistry(catalog, open_artifacts(settings), actor)
-
-
-def is_there(settings: Settings) -> bool:
-    """Whether opening it would make nothing and ask no other machine."""
-    file = catalog_file(settings)
-    return file is not None and file.is_file()

@@ -15,7 +15,7 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AsJson, Config, DataDir, TokenFile, address, messages, output, print_json, when
 from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
 from gateway.cli.remote import AdminClient
-from gateway.registry_places import catalog_file
+from gateway.registry_places import is_catalog_there
 from gateway.settings import Settings
 from gateway.settings_sources import ADMIN_URL_VARIABLE
 
@@ -60,7 +60,8 @@ def models(
             answer, _ = client.call("GET", "/api/v1/models")
     except CommandFailed as failure:
         # A script is told: what it reads must not depend on whether a gateway runs.
-        if as_json or admin_url is not None or failure.exit_code != ExitCode.UNAVAILABLE or not _has_catalog(settings):
+        is_told = as_json or admin_url is not None
+        if is_told or failure.exit_code != ExitCode.UNAVAILABLE or not is_catalog_there(settings):
             raise
         messages().print(f"No gateway answers at {client.url}: this is the registry.", style="yellow")
         show_registered(data_dir, None, None, config, as_json)
@@ -85,11 +86,6 @@ def show_registered(
         print_registered(output(), documents)
     else:
         output().print(f"No model is registered in {place}: `sluice push` publishes one.", soft_wrap=True)
-
-
-def _has_catalog(settings: Settings) -> bool:
-    file = catalog_file(settings)
-    return file is None or file.is_file()
 
 
 def print_registered(console: Console, documents: list[Doc]) -> None:

@@ -22,6 +22,7 @@ from gateway.admin.problems import Problem, ProblemError, from_error
 from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
 from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
 from gateway.errors import SettingsError
+from gateway.registry_places import is_catalog_there
 from gateway.settings import Settings
 from gateway.settings_sources import ADMIN_URL_VARIABLE, TOKEN_VARIABLE, load
 from registry.errors import RegistryError
@@ -209,11 +210,11 @@ Model = Annotated[str, typer.Argument(help="The model's name.", autocompletion=c
 
 
 def _completions(ctx: typer.Context, incomplete: str, find: Callable[[Registry, str], list[str]]) -> list[str]:
-    from gateway.cli.local import is_there, opened
+    from gateway.cli.local import opened
 
     try:
         settings = settings_of(ctx.params.get("data_dir"), ctx.params.get("config"))
-        if not is_there(settings):
+        if not is_catalog_there(settings):
             return []
         with opened(settings, "") as registry:
             return [word for word in find(registry, ctx.params.get("name") or "") if word.startswith(incomplete)]

@@ -21,6 +21,9 @@ DATATYPE_NUMBERS = {name: number for number, name in enumerate(DATATYPES) if nam
 ELEMENT_SIZES = dict(zip(DATATYPES, (0, 1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 0, 2), strict=True))
 """Bytes of one element; 0 for BYTES, whose elements say their own length."""
 
+ENGINE_THREADS = ("intra_op_thread_count", "inter_op_thread_count")
+"""The parameters that say how many threads run one batch."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -92,6 +95,12 @@ class InstanceSpec:
     graph_level: int | None = None
     warmup: tuple[WarmupBatch, ...] = ()
     slot_bytes: int = 16 * 1024 * 1024
+
+    @property
+    def has_engine_threads(self) -> bool:
+        """Whether the engine starts threads of its own when it loads the model, which then run its batches."""
+        counts = (self.parameters.get(name, "1").strip() for name in ENGINE_THREADS)
+        return self.kind == "GPU" or any(count != "1" for count in counts)
 
     def to_json(self) -> dict[str, Any]:
         value = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gateway.backends import INTERNAL, Backend, BackendError, Batch, find
+from gateway.workers.background import run_in_background
 from gateway.workers.control import Channel
 from gateway.workers.memory import private_bytes
 from gateway.workers.spec import Description, InstanceSpec
@@ -39,7 +41,8 @@ class Worker:
             return 0
         spec = InstanceSpec.from_json(request["spec"])
         try:
-            backend, description = self._load(spec, warm=request["op"] == "load")
+            load = partial(self._load, spec, warm=request["op"] == "load")
+            backend, description = load() if spec.has_engine_threads else run_in_background(load)
         except Exception as error:
             self._control.send({"event": "failed", "reason": _reason(error)})
             return 1

@@ -172,6 +172,7 @@ class _Choice:
             tuple(self._source.candidate(row) for row in rows),
             config.encode() if config is not None else None,
             reasons=(*reasons, *refused),
+            load_on_demand=self._model.policy.load_on_demand,
             may_stay=frozenset(
                 version for version in standing if version in self._briefs and not self.against(version)
             ),

@@ -59,6 +59,8 @@ class Wanted:
     """Why something else than this should be served, if it could; with any, what was served last stands."""
     notes: tuple[str, ...] = ()
     """What else is odd about the model, and keeps nothing from being served."""
+    load_on_demand: bool = False
+    """See `ModelListing.load_on_demand`."""
     may_stay: frozenset[int] | None = None
     """Which versions, if they were served, may go on while what is wanted is not at hand. None: any."""
 
@@ -243,7 +245,7 @@ class Replica:
                 reasons.append(f"version {each.version}: {pull.reason}")
             else:
                 reasons.append(f"version {each.version} is on its way")
-        served = Served(ready, want.config, want.is_chosen)
+        served = Served(ready, want.config, want.is_chosen, want.load_on_demand)
         if not reasons:
             listing = self._listing(model, served)
             if listing is not None and listing.versions.keys() == _numbers(ready):
@@ -295,8 +297,9 @@ class Replica:
         companion = beside or newest
         path, companions = (companion.path, companion.files) if companion else (self._cache.root, ())
         return ModelListing(
-            model, path, MappingProxyType(versions), served.config, companions, problem, is_chosen=served.is_chosen
-        )
+            model, path, MappingProxyType(versions), served.config, companions, problem, is_chosen=served.is_chosen,
+            load_on_demand=served.load_on_demand,
+        )  # fmt: skip
 
     def _folder(self, files: tuple[FileEntry, ...]) -> Path | None:
         folder = self._folders.get(files)

@@ -71,8 +71,7 @@ def every_datatype(data: Mapping[str, list[object]]) -> list[dict[str, object]]:
     """Inputs of the model `datatypes`, one row of two; zeros where `data` says nothing."""
     zeros: dict[str, list[object]] = {"BOOL": [False, False], **data}
     return [
-        {"name": f"in_{each}", "datatype": each, "shape": [1, 2], "data": zeros.get(each, [0, 0])}
-        for each in NUMBERS
+        {"name": f"in_{each}", "datatype": each, "shape": [1, 2], "data": zeros.get(each, [0, 0])} for each in NUMBERS
     ]
 
 

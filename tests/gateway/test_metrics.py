@@ -10,6 +10,7 @@ from fake_served import FakeServed, FakeSource
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.attempts import ON_DEMAND
 from gateway.metrics import CODES, FAILURE_REASONS, SHED_REASONS, exposition, make_registry
 from kernels.meters import Meters
 
@@ -193,3 +194,22 @@ def test_promtool_finds_nothing_to_say_but_about_tritons_own_names(tmp_path: Pat
     complaints = [line for line in (check.stdout + check.stderr).splitlines() if line and not line.startswith("nv_")]
     assert complaints == []
     assert check.returncode in (0, 3)  # 3: complaints about style, here about names that we do not choose
+
+
+def test_the_memory_of_models_is_told_and_how_often_some_made_room() -> None:
+    source = FakeSource()
+    source.waiting, source.limit = 3, 1000
+    source.loaded[("a", 2)] = 600
+    source.evictions["b"] = 4
+    text = exposition(make_registry(source, dict), "")[0].decode()
+    assert value(text, "sluice_waiting_requests") == 3
+    assert value(text, "sluice_memory_limit_bytes") == 1000
+    assert value(text, "sluice_memory_bytes", model="a", version="2") == 600
+    assert value(text, "sluice_evictions_total", model="b") == 4
+
+
+def test_a_model_on_demand_has_no_series_until_somebody_asks_for_it() -> None:
+    served = FakeServed(state="UNAVAILABLE", reason=ON_DEMAND)
+    assert 'model="tabular"' not in scrape(served)
+    served.succeed()
+    assert 'model="tabular"' in scrape(served)

@@ -124,9 +124,7 @@ def test_tls_serves_small_and_large_and_says_goodbye(
     certificate: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     with serving(echo, tls=server_context(certificate), new_loop=new_loop) as server:
-        client = http.client.HTTPSConnection(
-            "localhost", server.port, timeout=20, context=client_context(certificate)
-        )
+        client = http.client.HTTPSConnection("localhost", server.port, timeout=20, context=client_context(certificate))
         for size in (10, 3_000_000, 0):
             client.request("POST", PATH, pattern(size))
             assert client.getresponse().read() == pattern(size)
@@ -303,9 +301,7 @@ def test_compressed_both_ways() -> None:
     body = json.dumps({"data": [0.5] * 100_000}).encode()
     with serving(echo) as server:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        client.request(
-            "POST", PATH, gzip.compress(body), {"Content-Encoding": "gzip", "Accept-Encoding": "gzip"}
-        )
+        client.request("POST", PATH, gzip.compress(body), {"Content-Encoding": "gzip", "Accept-Encoding": "gzip"})
         answer = client.getresponse()
         assert answer.headers["Content-Encoding"] == "gzip"
         assert gzip.decompress(answer.read()) == body
