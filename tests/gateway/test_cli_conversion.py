@@ -25,6 +25,9 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from registry.artifacts import LocalArtifacts
 from registry.catalog import Catalog
 
+# Each conversion imports a library in a process of its own, which takes its time on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, trained.Array]], str]] = {
     "a pipeline": ("model.skops", trained.skops_pipeline, "skl2onnx"),
     "a forest": ("model.skops", trained.skops_forest, "skl2onnx"),
