@@ -16,7 +16,6 @@ from gateway.cli.options import AsJson, Config, DataDir, TokenFile, address, mes
 from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
 from gateway.cli.remote import AdminClient
 from gateway.registry_places import is_catalog_there
-from gateway.settings import Settings
 from gateway.settings_sources import ADMIN_URL_VARIABLE
 
 WIDE = 100
