@@ -13,34 +13,34 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import __version__
-from gateway.attempts import UNLOADED, Capacity, IndexRow
+from gateway.attempts import Capacity, IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
-from gateway.lifecycle import State
 from gateway.observed import (
     ModelMetadata,
     ModelStatistics,
     Observed,
     ServerMetadata,
     TensorMetadata,
+    quantiles_of,
     statistics_of,
 )
 from gateway.pb import model_config_pb2
+from gateway.rollouts.route import RolloutRoute
+from gateway.routing import Routing, Targets
 from gateway.served import Served
 from gateway.serving_plan import ServingPlan
 from gateway.settings import Settings
 from gateway.version_group import VersionGroup
 from gateway.workers.placement import Placement, current_cpu, pin_thread, usable_cpus
-from kernels.deployment import Deployment
 from kernels.dispatch import Dispatcher
 from kernels.local import LocalCall
 from kernels.meters import Meters
-from kernels.routes import ModelRoute, RouteTable
+from kernels.rollout import ArmCounts, ArmEvents
 
 _log = logging.getLogger("sluice.dataplane")
 
 SWEEP_SECONDS = 0.1
-UNLOADING = State.UNLOADING.value
 NOT_READY = "the server is not ready"
 EXTENSIONS = (
     "classification",
@@ -94,6 +94,7 @@ class DataPlane:
         self._meters: dict[tuple[str, str], Meters] = {}
         # The index as the route table has it: changed by `_route` alone.
         self._routed: list[IndexRow] = []
+        self._routing = Routing()
         self._is_withdrawn = False
         self._listeners: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -167,8 +168,7 @@ class DataPlane:
 
     def _route(self, changed: str = "") -> None:
         """One swap of every route, made anew for the model that was `changed` here and those of which the index says
-        something else. A call without a version goes to the highest one that is not suspended. What is loading, failed,
-        or is loaded on demand, is a version that is not ready; what was unloaded is none."""
+        something else."""
         rows, before = self._index(), self._routed
         names = {changed} if changed else set()
         if len(rows) == len(before):
@@ -178,18 +178,45 @@ class DataPlane:
         if not names:
             return
         self._routed = rows
-        by_model: dict[str, dict[int, Deployment | None]] = {}
+        published: dict[str, Targets] = {}
         for (model, version), served in self._served.items():
             if model in names:
-                by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
-        for row in rows:
-            if row.name in names:
-                versions = by_model.setdefault(row.name, {})
-                is_coming = row.state != UNLOADING and row.reason != UNLOADED
-                if row.version and (is_coming or row.is_awaited):
-                    versions.setdefault(int(row.version), None)
+                published.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+                served.role = self._routing.role(model, served.version)
+        changes = [row for row in rows if row.name in names]
         kept = {name: route for name, route in self.intake.route_table.models.items() if name not in names}
-        self.intake.route_table = RouteTable(kept | {name: _to_route(each) for name, each in by_model.items()})
+        self.intake.route_table = self._routing.table(published, changes, kept)
+
+    # Rollouts: called by whoever steers them
+
+    def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
+        """Divides the model's traffic from the next request on; requests in flight finish where they began. None ends
+        it: its counters are gone, and calls go to the highest version again."""
+        self._routing.set_rollout(model, route)
+        self._route(model)
+
+    def set_aliases(self, model: str, aliases: Mapping[str, int]) -> None:
+        """Names that stand for a version where a call names one. Replaces those there were."""
+        self._routing.set_aliases(model, aliases)
+        self._route(model)
+
+    def rollout(self, model: str) -> RolloutRoute | None:
+        return self._routing.rollout(model)
+
+    def arm_counts(self, model: str) -> tuple[ArmCounts, ...]:
+        """One for each arm and weight that the model's rollout has had."""
+        return self._routing.arm_counts(model)
+
+    def on_events(self, callback: Callable[[list[ArmEvents]], None]) -> None:
+        """Has one callback told of what went wrong: of failures within the wake-up that saw them, of slow answers
+        within 10 ms. It may change routes. `arm_counts` has counted the requests by then."""
+        self.intake.on_events = callback
+
+    def compute_quantiles(self, model: str, version: int, quantiles: Sequence[float]) -> tuple[float, ...] | None:
+        """Quantiles of the time that the version's batches took in the engine so far, which `RolloutRoute.thresholds`
+        may be multiples of; interpolated between the bounds of its histogram. None while there was no batch."""
+        snapshot = self._meters_of(model, str(version)).compute.snapshot()
+        return quantiles_of(snapshot, quantiles) if snapshot.cumulative[-1] else None
 
     # Questions: called by the front ends and the admin plane
 
@@ -338,9 +365,3 @@ class DataPlane:
                         "pid": instance.pid,
                     },
                 )
-
-
-def _to_route(versions: Mapping[int, Deployment | None]) -> ModelRoute[Deployment]:
-    ready = [version for version, deployment in versions.items() if deployment is not None]
-    targets = {str(version): target for version, target in versions.items()}
-    return ModelRoute(versions[max(ready)] if ready else None, targets)

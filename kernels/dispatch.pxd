@@ -5,7 +5,7 @@ from libcpp.string cimport string
 
 from kernels.deployment cimport Deployment
 from kernels.exchange cimport Exchange
-from kernels.infer cimport WireLimits
+from kernels.infer cimport WireError, WireLimits
 from kernels.loop cimport LoopIntake
 from kernels.meters cimport Meters
 from kernels.parking cimport ParkingLot
@@ -26,9 +26,21 @@ cdef class Dispatcher(LoopIntake):
     cdef public object demand
 
     cdef void route(self, Exchange x, Deployment d, double now) noexcept
+    cdef void direct(self, Exchange x, double now) noexcept
     cdef cbool park(self, Exchange x, int miss, double now) noexcept
     cdef void unpark(self, double now) noexcept
     cdef void expire_parked(self, double now) noexcept
+    # Rollouts with events that wait to be told: added by `report`, taken by `tell`.
+    cdef list reporting
+    cdef cbool is_urgent               # some of them at the end of this wake-up
+    cdef double tell_at                # the others then; 0 when there are none
+    cdef public object on_events
+
+    cdef cbool decode(self, Exchange x, WireError& error) except? False
+    cdef cbool fit(self, Exchange x, Deployment d, WireError& error) except? False
+    cdef void enter(self, Deployment d, Exchange x) noexcept
+    cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept
+    cdef int tell(self) except -1
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept
     cdef void reply(self, Exchange x) noexcept

@@ -6,6 +6,7 @@ from kernels.deployment import Deployment
 from kernels.loop import LoopIntake
 from kernels.meters import Meters
 from kernels.parking import ParkingLot
+from kernels.rollout import ArmEvents
 from kernels.routes import RouteTable
 
 class Dispatcher(LoopIntake):
@@ -32,6 +33,9 @@ class Dispatcher(LoopIntake):
     UNAVAILABLE and that text; None refuses it as not ready. Must not raise, or change the routes."""
     parked: ParkingLot
     """The requests that wait so. Their deadlines and cancellations count as everywhere."""
+    on_events: Callable[[list[ArmEvents]], None] | None
+    """Told of the events of all rollouts: failures at the end of the wake-up that saw them, slow answers within 10 ms.
+    It may assign `route_table`."""
     def __init__(
         self,
         *,

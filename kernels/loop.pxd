@@ -1,6 +1,7 @@
 # What every part of one event loop's data plane shares. See loop.pyi.
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
+from libcpp cimport bool as cbool
 
 from kernels.exchange cimport Exchange, Intake, ReplySink
 
@@ -21,6 +22,11 @@ cdef class LoopIntake(Intake):
     cdef double wake                   # when it fires, 0 when it is not armed
     cdef readonly int64_t in_flight    # admitted, and neither answered nor cancelled
 
+    # Another deployment than `origin`, which holds nothing of the request any more, answers it, if there is one that
+    # can and it is not too late. True: it is queued there. False: it is as before, but for its tensor views.
+    cdef cbool reroute(self, Exchange x, object origin, double now) noexcept
+    # Has the events that wait in a `Rollout` told: at the end of this wake-up, or a little later with others.
+    cdef void report(self, object rollout, cbool is_urgent, double now) noexcept
     # Asks for `settle` at the end of this wake-up.
     cdef void schedule(self) noexcept
     cdef void flush(self) noexcept

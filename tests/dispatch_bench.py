@@ -1,4 +1,4 @@
-"""A dispatcher over a real lane whose worker is the test's own hand: requests go in as bytes and come out so."""
+"""The dispatcher over real lanes whose workers are the test's own hand, for tests of what it decides."""
 
 from __future__ import annotations
 
@@ -112,3 +112,7 @@ class Bench:
         self.deployment.detach(lane)
         self.lanes.remove(lane)
         lane.close()
+
+
+def fail(code=INVALID, text="no"):
+    return lambda port, slot: port.fail(slot, code, text)

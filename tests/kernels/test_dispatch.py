@@ -25,6 +25,7 @@ from dispatch_bench import (
     SLOT,
     UNAVAILABLE,
     Bench,
+    fail,
     message,
     tensor,
 )
@@ -39,10 +40,6 @@ from kernels.routes import ModelRoute, RouteTable
 @pytest.fixture
 def bench():
     return Bench()
-
-
-def fail(code=INVALID, text="no"):
-    return lambda port, slot: port.fail(slot, code, text)
 
 
 def test_requests_of_one_wake_up_run_as_one_batch_and_each_gets_its_own_rows(bench):
