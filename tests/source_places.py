@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -238,6 +240,8 @@ class MlflowPlace:
 
     def __init__(self, server: MlflowServer) -> None:
         self._server = server
+        with contextlib.suppress(urllib.error.HTTPError):  # of a test before
+            server.call("DELETE", "registered-models/delete", name=MODEL)
         self._roots: dict[int, str] = {}
         self._reference = Reference.parse(f"{MODEL}/latest")
 

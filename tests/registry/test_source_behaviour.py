@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow_server import mlflow_server
+from mlflow_server import MlflowServer, mlflow_server
 from source_places import CatalogPlace, DirectoryPlace, Gateway, MlflowPlace, ObjectsPlace, Place
 
 from registry.artifacts import LocalArtifacts
@@ -19,6 +19,12 @@ ONE, TWO = {"model.onnx": b"one", "weights/0.bin": b"w1"}, {"model.onnx": b"two"
 MLFLOW = pytest.param("mlflow", marks=[pytest.mark.heavy, pytest.mark.timeout(400)])
 REMOTE = ["catalog, SQLite and a folder", "catalog, PostgreSQL and S3", "bucket", MLFLOW]
 Start = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
 
 
 def made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
@@ -37,8 +43,7 @@ def made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Pl
         case "bucket":
             yield ObjectsPlace(request.getfixturevalue("s3"))
         case _:
-            with mlflow_server(folder) as server:
-                yield MlflowPlace(server)
+            yield MlflowPlace(request.getfixturevalue("mlflow"))
 
 
 @pytest.fixture(params=["directory", *REMOTE])
