@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from registry.audit import AuditEntry, BadEntry, Head, check_chain
+from registry.catalog_reading import some_version_rows, version_rows
 from registry.catalog_rows import (
     AliasMoveRow,
     AliasRow,
-    CheckRow,
     ModelRow,
     Overview,
     VersionBrief,
@@ -115,12 +115,17 @@ class Catalog:
         """Every version of a model, the oldest first. Raises NotFound when there is no such model."""
         with self._database.reading() as connection:
             _model(connection, model)
-            return _version_rows(connection, model)
+            return version_rows(connection, model)
 
     def version(self, model: str, version: int) -> VersionRow:
         """One version. Raises NotFound."""
         with self._database.reading() as connection:
             return _version(connection, model, version)
+
+    def some_versions(self, keys: Collection[tuple[str, int]]) -> list[VersionRow]:
+        """Those of the named versions, by model and number, that there are: in few statements, however many."""
+        with self._database.reading() as connection:
+            return some_version_rows(connection, keys)
 
     def aliases(self, model: str) -> list[AliasRow]:
         """Every alias that points somewhere, in the order of their names. Raises NotFound for the model."""
@@ -435,33 +440,9 @@ def _model(connection: Connection, name: str) -> ModelRow:
 
 
 def _version(connection: Connection, model: str, version: int) -> VersionRow:
-    for row in _version_rows(connection, model, version):
+    for row in version_rows(connection, model, version):
         return row
     raise NotFound("version", version_target(model, version))
-
-
-def _version_rows(connection: Connection, model: str, version: int | None = None) -> list[VersionRow]:
-    only: Mapping[str, Any] = {"model": model} if version is None else {"model": model, "version": version}
-    signed: dict[int, list[str]] = {}
-    for row in connection.execute(select(signatures).filter_by(**only).order_by(signatures.c.sha256)):
-        signed.setdefault(row.version, []).append(row.bundle)
-    checked: dict[int, list[CheckRow]] = {}
-    for row in connection.execute(select(checks).filter_by(**only).order_by(checks.c.seq)):
-        checked.setdefault(row.version, []).append(CheckRow(row.name, row.subject, bool(row.is_passed), row.detail))
-    return [
-        VersionRow(
-            row.model,
-            row.version,
-            row.digest,
-            row.stage,
-            row.created_at,
-            row.author,
-            row.manifest,
-            tuple(signed.get(row.version, ())),
-            tuple(checked.get(row.version, ())),
-        )
-        for row in connection.execute(select(versions).filter_by(**only).order_by(versions.c.version))
-    ]
 
 
 def _pointer(connection: Connection, model: str, version: int, *, allow_rejected: bool = False) -> dict[str, Any]:

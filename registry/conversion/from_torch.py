@@ -44,9 +44,7 @@ class TorchProgram:
         import torch
 
         examples = [one.detach().numpy() for one in torch.utils._pytree.tree_leaves(self._program.example_inputs)]
-        drawn = [
-            random.normal(size=one.shape).astype(one.dtype) if one.dtype.kind == "f" else one for one in examples
-        ]
+        drawn = [random.normal(size=one.shape).astype(one.dtype) if one.dtype.kind == "f" else one for one in examples]
         return dict(zip(self._inputs, drawn, strict=True))
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -6,6 +6,7 @@ than its bounds, whatever the database or the store does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from registry.policy import Latest
 from registry.sources.remote import RemoteSource, View
 from registry.sources.replica import Candidate, Wanted
 from registry.sources.sentences import sentence
+
+READ_AHEAD = 8
+"""Versions that are missing from which they are read together."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class CatalogSource(RemoteSource):
                 reason = f"holds less than before: its newest change is {token}, and was {last.token}"
                 raise SourceUnavailable(self.place, reason)
         overview = self._catalog.overview()
+        self._read_ahead(overview)
         proposals: list[Proposal] = []
         wanted = {name: self._wanted(overview, name, proposals) for name in overview.models}
         self._forget_rows(overview)
@@ -104,13 +109,32 @@ class CatalogSource(RemoteSource):
         key = (brief.model, brief.version, brief.digest)
         if is_fresh or key not in self._rows:
             assert self._catalog is not None
-            row = self._catalog.version(brief.model, brief.version)
-            if hashlib.sha256(row.manifest_json.encode()).hexdigest() != brief.digest:
-                raise InvalidManifest("digest", f"of version {brief.version} is not {brief.digest}")
-            if row.manifest.model != brief.model:
-                raise InvalidManifest("model", f"of version {brief.version} is {row.manifest.model!r}")
-            self._rows[key] = row
+            self._keep(brief, self._catalog.version(brief.model, brief.version))
         return replace(self._rows[key], stage=brief.stage)
+
+    def _keep(self, brief: VersionBrief, row: VersionRow) -> None:
+        """Raises InvalidManifest when the row is not what it was briefly said to be."""
+        if hashlib.sha256(row.manifest_json.encode()).hexdigest() != brief.digest:
+            raise InvalidManifest("digest", f"of version {brief.version} is not {brief.digest}")
+        if row.manifest.model != brief.model:
+            raise InvalidManifest("model", f"of version {brief.version} is {row.manifest.model!r}")
+        self._rows[brief.model, brief.version, brief.digest] = row
+
+    def _read_ahead(self, overview: Overview) -> None:
+        """The versions that are probably wanted, together: one by one, the first look at a thousand models would ask
+        the database four thousand times. What they are is checked when they are taken."""
+        likely = {(name, briefs[-1].version): briefs[-1] for name, briefs in overview.versions.items() if briefs}
+        for name, pointers in overview.aliases.items():
+            numbers = {each.version for each in pointers.values()}
+            likely |= {(name, each.version): each for each in overview.versions[name] if each.version in numbers}
+        missing = [key for key, brief in likely.items() if (*key, brief.digest) not in self._rows]
+        if len(missing) < READ_AHEAD:
+            return
+        assert self._catalog is not None
+        for row in self._catalog.some_versions(missing):
+            # One that is not what it should be is told by the look at its model, and says nothing about the others.
+            with contextlib.suppress(InvalidManifest):
+                self._keep(likely[row.model, row.version], row)
 
     def _forget_rows(self, overview: Overview) -> None:
         known = {(brief.model, brief.version, brief.digest) for rows in overview.versions.values() for brief in rows}

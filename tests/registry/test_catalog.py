@@ -49,6 +49,17 @@ class TestVersions:
         assert (row.manifest, row.digest, row.stage, row.author) == (added, added.digest, "pending", "ada")
         assert row.signatures == ("bundle",)
 
+    def test_are_read_together_as_they_are_one_by_one(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+        for text in "abc":
+            catalog.add_version(manifest(text), "ada")
+        catalog.add_version(manifest("a", model="churn"), "ada", signatures=["a bundle"])
+        catalog.record_check("fraud", 2, "golden", "a set", is_passed=True, detail="", actor="ada")
+        monkeypatch.setattr("registry.catalog_reading.KEYS_AT_ONCE", 2)
+        found = catalog.some_versions({("fraud", 1), ("fraud", 2), ("churn", 1), ("churn", 7), ("gone", 1)})
+        expected = [catalog.version(*key) for key in (("churn", 1), ("fraud", 1), ("fraud", 2))]
+        assert sorted(found, key=lambda row: (row.model, row.version)) == expected
+        assert catalog.some_versions(()) == []
+
     def test_with_the_same_files_are_the_same_version_whoever_adds_them_again(self, catalog: Catalog) -> None:
         first, _ = catalog.add_version(manifest("a"), "ada")
         again, is_new = catalog.add_version(manifest("a", tags={"try": "2"}), "bob", alias="champion")
