@@ -158,6 +158,7 @@ rollouts = Table(
     Column("generation", BigInteger, nullable=False),
     Column("leader", Text, nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("announced", BigInteger, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
@@ -167,7 +168,8 @@ rollouts = Table(
     Index("rollouts_by_model", "model", "created_at"),
 )
 """`alias_generation` is that of the alias at the start, `settled_generation` that of the alias when it was promoted.
-Leader and lease change without an audit entry, and so does how long the present step has lasted by `status`."""
+Leader, lease, the generation that was announced last, and by `status` how long the present step has lasted, change
+without an audit entry."""
 
 rollout_evidence = Table(
     "rollout_evidence",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, func, insert, select, update
 
 from registry.audit import AuditEntry
 from registry.catalog_log import AuditLog, entry_of
@@ -49,6 +49,8 @@ class RolloutRow:
     leader: str
     lease_until: float
     """Seconds since the epoch, by the database's clock."""
+    announced: int
+    """The newest generation that those who asked for it were told of."""
     created_at: str
     created_by: str
     reason: str
@@ -173,6 +175,7 @@ class RolloutStore:
                 "generation": 1,
                 "leader": "",
                 "lease_until": 0.0,
+                "announced": 0,
                 "created_at": self._log.now(),
                 "created_by": actor,
                 "reason": reason,
@@ -229,18 +232,31 @@ class RolloutStore:
         """Takes or renews the lease for so many seconds, unless another replica has it, and notes how long the present
         step has lasted. False when another has it, or the rollout is of another generation or over."""
         with self._database.noting() as connection:
-            now = self._database.now(connection, self._clock)
-            taken = (
-                update(rollouts)
-                .where(
-                    rollouts.c.id == id,
-                    rollouts.c.generation == generation,
-                    rollouts.c.is_active,
-                    (rollouts.c.leader.in_(["", replica])) | (rollouts.c.lease_until < now),
-                )
-                .values(leader=replica, lease_until=now + seconds, status=canonical_json(status))
-            )
-            return connection.execute(taken).rowcount == 1
+            taking = self._taking(connection, id, replica, seconds)
+            mine = taking.where(rollouts.c.generation == generation, rollouts.c.is_active)
+            return connection.execute(mine.values(status=canonical_json(status))).rowcount == 1
+
+    def unannounced(self) -> list[RolloutRow]:
+        """Those, over or not, with changes that nobody was told of yet."""
+        with self._database.reading() as connection:
+            found = select(rollouts).where(rollouts.c.announced < rollouts.c.generation)
+            return [_row(row) for row in connection.execute(found.order_by(rollouts.c.created_at, rollouts.c.id))]
+
+    def lead_announcing(self, id: str, replica: str, seconds: float) -> bool:
+        """Takes or renews the lease of a rollout that may be over, unless another replica has it."""
+        with self._database.noting() as connection:
+            return connection.execute(self._taking(connection, id, replica, seconds)).rowcount == 1
+
+    def announced(self, id: str, generation: int) -> None:
+        """Everybody was told of this generation and those before."""
+        with self._database.noting() as connection:
+            told = update(rollouts).where(rollouts.c.id == id, rollouts.c.announced < generation)
+            connection.execute(told.values(announced=generation))
+
+    def _taking(self, connection: Connection, id: str, replica: str, seconds: float) -> Update:
+        now = self._database.now(connection, self._clock)
+        is_free = rollouts.c.leader.in_(["", replica]) | (rollouts.c.lease_until < now)
+        return update(rollouts).where(rollouts.c.id == id, is_free).values(leader=replica, lease_until=now + seconds)
 
     def release(self, replica: str) -> None:
         """Gives up every lease: another replica may lead at once."""

@@ -233,6 +233,20 @@ class TestLeases:
         assert not self.lead(catalog, row, "a", generation=2)
 
 
+def test_changes_stay_unannounced_until_somebody_says_otherwise_also_when_the_rollout_is_over(
+    catalog: Catalog,
+) -> None:
+    row = begin(catalog)
+    catalog.rollouts.announced(row.id, 1)
+    assert catalog.rollouts.unannounced() == []
+    catalog.rollouts.change(row.id, 1, ROLLBACK, "ann")
+    assert [(one.generation, one.announced) for one in catalog.rollouts.unannounced()] == [(2, 1)]
+    assert catalog.rollouts.lead_announcing(row.id, "a", 60.0)
+    assert not catalog.rollouts.lead_announcing(row.id, "b", 60.0)
+    catalog.rollouts.announced(row.id, 2)
+    assert catalog.rollouts.unannounced() == []
+
+
 def test_each_replica_has_its_own_evidence(catalog: Catalog) -> None:
     row = begin(catalog)
     catalog.rollouts.put_evidence(row.id, "a", {"failed": 1})
