@@ -80,6 +80,11 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "unavailable": "The registry cannot be reached",
         "no-room": "There is no room left",
         "no-registry": "This gateway has no registry",
+        "no-catalog": "This gateway does not serve the catalog",
+        "rollout-under-way": "The model has a rollout already",
+        "rollout-refused": "Not possible as the rollout stands",
+        "invalid-plan": "The plan makes no sense",
+        "request-key-reused": "The key belongs to another request",
         "unauthorized": "A token is needed",
         "forbidden": "Not allowed",
     }
@@ -96,6 +101,19 @@ _TABLE: tuple[_Row, ...] = (
         "alias-conflict",
         lambda e: f"{e.model}@{e.alias} has moved since: it points at {_version(e.version)}",
     ),
+    (
+        errors.RolloutUnderWay,
+        409,
+        "rollout-under-way",
+        lambda e: f"the rollout {e.id} of {e.model} is under way: abort it, or wait for its end",
+    ),
+    (
+        errors.RolloutChanged,
+        412,
+        "precondition-failed",
+        lambda e: f"the rollout has changed since: its generation is {e.generation}",
+    ),
+    (errors.RequestKeyReused, 409, "request-key-reused", lambda e: "the key was used to ask for something else"),
     (
         errors.AuthorMayNotApprove,
         403,
