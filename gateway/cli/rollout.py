@@ -144,7 +144,8 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="Say only whether it makes sense.")] = False,
 ) -> None:
     """Show a plan with everything that it leaves out filled in, or check it."""
-    from gateway.rollouts.plan import InvalidPlan, read_plan
+    from gateway.rollouts.errors import InvalidPlan
+    from gateway.rollouts.plan_reader import read_plan, to_plain
 
     try:
         read = read_plan({} if file is None else read_plan_file(file))
@@ -153,7 +154,7 @@ def plan(
     if check:
         output().print(f"{file or 'The default plan'} makes sense: {len(read.steps)} steps.")
     else:
-        print_json(read.to_dict())
+        print_json(to_plain(read))
 
 
 def find(rollouts: Rollouts, model: str, id: str | None) -> Doc:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
+
+from gateway.rollouts.route import RolloutRoute
+
+from gateway.attempts import IndexRow
+from registry.sources.catalog import Proposal
 
 T = TypeVar("T")
 
@@ -12,3 +17,26 @@ class InThread(Protocol):
     """Runs what blocks, beside the event loop."""
 
     async def __call__(self, work: Callable[[], T]) -> T: ...
+
+
+class Source(Protocol):
+    """`registry.sources.catalog.CatalogSource`."""
+
+    def admit(self, versions: Mapping[str, frozenset[int]]) -> None: ...
+    def proposals(self) -> tuple[Proposal, ...]: ...
+    def aliases(self) -> Mapping[str, Mapping[str, int]]: ...
+
+
+class Models(Protocol):
+    """`gateway.models.Models`: which versions are ready here, and why others are not."""
+
+    def index(self, *, is_ready: bool = False) -> Sequence[IndexRow]: ...
+    def ready_versions(self, model: str) -> tuple[int, ...]: ...
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class Plane(Protocol):
+    """`gateway.dataplane.DataPlane`: what routes."""
+
+    def set_rollout(self, model: str, route: RolloutRoute | None) -> None: ...
+    def set_aliases(self, model: str, aliases: Mapping[str, int]) -> None: ...

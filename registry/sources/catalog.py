@@ -43,6 +43,7 @@ class _CatalogView(View):
     token: int
     proposals: tuple[Proposal, ...]
     admitted: Mapping[str, frozenset[int]]
+    aliases: Mapping[str, Mapping[str, int]]
 
 
 class CatalogSource(RemoteSource):
@@ -93,6 +94,10 @@ class CatalogSource(RemoteSource):
     def admitted(self, model: str) -> frozenset[int]:
         return self._admitted.get(model, frozenset())
 
+    def aliases(self) -> Mapping[str, Mapping[str, int]]:
+        """Where the aliases of each model pointed at the last look."""
+        return self.view.aliases if isinstance(self.view, _CatalogView) else {}
+
     def look(self, last: View | None) -> View:
         if self._catalog is None:
             self._catalog = self._connect()
@@ -107,7 +112,11 @@ class CatalogSource(RemoteSource):
         proposals: list[Proposal] = []
         wanted = {name: self._wanted(overview, name, proposals) for name in overview.models}
         self._forget_rows(overview)
-        return _CatalogView(MappingProxyType(wanted), overview.token, tuple(proposals), admitted)
+        aliases = {
+            name: {row.alias: row.version for row in rows.values() if row.version is not None}
+            for name, rows in overview.aliases.items()
+        }
+        return _CatalogView(MappingProxyType(wanted), overview.token, tuple(proposals), admitted, aliases)
 
     def _row(self, brief: VersionBrief, *, is_fresh: bool = False) -> VersionRow:
         """One version with its manifest, which is what the catalog says it is. With `is_fresh`, its signatures and
