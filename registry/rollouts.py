@@ -24,7 +24,7 @@ from registry.names import check_alias
 
 Doc = Mapping[str, Any]
 AliasEnd = Literal["", "promote", "restore"]
-"""What a change of a rollout does to its alias: nothing; points it at the canary; puts a proposal's back to stable."""
+"""What a change of a rollout does to its alias: nothing; points it at the canary; puts it back to stable."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class RolloutRow:
     """Of the alias at the start; 0 when there was none."""
     is_proposal: bool
     """Whether a move of the alias began it: the alias points at the canary already."""
+    settled_generation: int | None
+    """Of the alias, when this rollout has moved it or found it to be good."""
     state: str
     is_active: bool
     plan: Doc = field(repr=False)
@@ -187,8 +189,8 @@ class RolloutStore:
             return _get(connection, id)
 
     def change(self, id: str, expected: int, change: Change, actor: str) -> RolloutRow:
-        """Takes a rollout one generation further, and does to its alias what the change says, all or nothing. A
-        proposal's alias that somebody has moved meanwhile stays where they put it.
+        """Takes a rollout one generation further, and does to its alias what the change says, all or nothing. An alias
+        to be put back that somebody has moved meanwhile stays where they put it.
 
         Raises:
             NotFound: no such rollout.
@@ -218,8 +220,9 @@ class RolloutStore:
     def _end_alias(self, connection: Connection, row: RolloutRow, change: Change, actor: str) -> dict[str, Any]:
         to = row.canary if change.alias == "promote" else row.stable
         why = f"rollout {row.id}: {change.reason or change.action}"
+        expected = row.settled_generation or row.alias_generation
         try:
-            moved = move(connection, self._log, row.model, row.alias, to, row.alias_generation, actor, why)
+            moved = move(connection, self._log, row.model, row.alias, to, expected, actor, why)
         except (AliasConflict, VersionRejected):
             if change.alias == "promote":
                 raise
@@ -338,6 +341,5 @@ def _get(connection: Connection, id: str) -> RolloutRow:
 
 def _row(row: Row[Any]) -> RolloutRow:
     values = row._asdict()
-    for internal in ("settled_generation", "request_key"):
-        del values[internal]
+    del values["request_key"]
     return RolloutRow(**values | {"plan": json.loads(row.plan), "status": json.loads(row.status)})

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from gateway.rollouts.route import RolloutRoute
-
 from gateway.attempts import IndexRow
+from gateway.rollouts.route import RolloutRoute
 from registry.sources.catalog import Proposal
 
 T = TypeVar("T")
@@ -25,6 +24,7 @@ class Source(Protocol):
     def admit(self, versions: Mapping[str, frozenset[int]]) -> None: ...
     def proposals(self) -> tuple[Proposal, ...]: ...
     def aliases(self) -> Mapping[str, Mapping[str, int]]: ...
+    def notes(self, model: str) -> tuple[str, ...]: ...
 
 
 class Models(Protocol):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from gateway.rollouts.absolute import ALTERNATIVES, upper_rate
 from gateway.rollouts.evidence import LEVELS, Cells, Event, Evidence

@@ -98,6 +98,11 @@ class CatalogSource(RemoteSource):
         """Where the aliases of each model pointed at the last look."""
         return self.view.aliases if isinstance(self.view, _CatalogView) else {}
 
+    def notes(self, model: str) -> tuple[str, ...]:
+        """Why versions of its rollout are not served, at the last look."""
+        wanted = self.view.wanted.get(model) if self.view else None
+        return wanted.notes if wanted else ()
+
     def look(self, last: View | None) -> View:
         if self._catalog is None:
             self._catalog = self._connect()
