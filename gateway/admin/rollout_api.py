@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
@@ -20,6 +19,7 @@ from gateway.admin.preconditions import require_match
 from gateway.admin.problems import Problem, ProblemError
 from gateway.admin.rollout_operations import COMMANDS, MAX_LISTED, OPERATIONS
 from gateway.admin.rollout_schemas import MAX_LABELS
+from gateway.rollouts.feedback import Label
 from gateway.rollouts.service import RolloutService
 from registry.catalog import Catalog
 from registry.names import check_name
@@ -31,17 +31,6 @@ Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Label:
-    """What came of one answer."""
-
-    request_id: str
-    version: int
-    is_correct: bool
-    served_at: float | None
-    """Seconds since the epoch; None: just now."""
-
-
 class Controller(Protocol):
     """What the gateway's own controller does beyond the catalog."""
 
@@ -51,7 +40,7 @@ class Controller(Protocol):
     async def abort(self, id: str, actor: str, reason: str) -> Doc:
         """Takes effect here before it returns, whatever the database does. Raises NotFound."""
 
-    def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
+    async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
         """How many of them count."""
 
 
@@ -132,7 +121,7 @@ class RolloutApi:
         if not found:
             raise ProblemError(Problem(400, "invalid-request", "labels: must not be empty"))
         labels = [_label(number, one) for number, one in enumerate(found)]
-        counted = self._control().give_feedback(model, labels)
+        counted = await self._control().give_feedback(model, labels)
         return web.json_response({"counted": counted, "ignored": len(labels) - counted}, status=202)
 
     def _control(self) -> Controller:

@@ -61,6 +61,14 @@ class Follower:
         return self.owed.status if self.owed else self._status
 
     @property
+    def seen_row(self) -> RolloutRow:
+        """As it is here: what is owed has happened."""
+        status = self.status
+        return replace(
+            self.row, status=status.to_plain(), state=status.state.value, is_active=not status.is_ended
+        )
+
+    @property
     def wants_thresholds(self) -> bool:
         is_before = self._status.state is State.WAITING and self._status.thresholds is None
         return is_before and self.plan.guards.latency is not None

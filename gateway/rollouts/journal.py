@@ -11,7 +11,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Remembered:
     """Who this gateway is among those that share a catalog: the same after a restart."""
     rollouts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By id."""
+    pins: Mapping[str, int] = field(default_factory=dict)
+    """By model: which version answers while another is loaded that should not."""
 
 
 class Journal:
@@ -51,7 +53,7 @@ class Journal:
             document = json.loads(self._path.read_text("utf-8"))
             if document["format"] != FORMAT:
                 raise JournalDamaged(f"{self._path} was written by another release")
-            return Remembered(str(document["replica"]), dict(document["rollouts"]))
+            return Remembered(str(document["replica"]), dict(document["rollouts"]), dict(document["pins"]))
         except FileNotFoundError:
             return Remembered(uuid.uuid4().hex[:12])
         except (ValueError, KeyError, TypeError):
@@ -59,8 +61,7 @@ class Journal:
 
     def save(self, remembered: Remembered) -> None:
         """On disk when it returns. The same again writes nothing. Raises OSError."""
-        document = {"format": FORMAT, "replica": remembered.replica, "rollouts": remembered.rollouts}
-        text = json.dumps(document, sort_keys=True)
+        text = json.dumps({"format": FORMAT, **asdict(remembered)}, sort_keys=True)
         if text == self._last:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from gateway.attempts import IndexRow
+from gateway.metrics import Served
 from gateway.rollouts.route import RolloutRoute
+from kernels.rollout import ArmCounts, ArmEvents
 from registry.sources.catalog import Proposal
 
 T = TypeVar("T")
@@ -36,7 +38,10 @@ class Models(Protocol):
 
 
 class Plane(Protocol):
-    """`gateway.dataplane.DataPlane`: what routes."""
+    """`gateway.dataplane.DataPlane`: what routes and counts."""
 
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None: ...
     def set_aliases(self, model: str, aliases: Mapping[str, int]) -> None: ...
+    def on_events(self, callback: Callable[[Sequence[ArmEvents]], None]) -> Callable[[], None]: ...
+    def arm_counts(self, model: str) -> Sequence[ArmCounts]: ...
+    def served(self) -> Sequence[Served]: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from gateway.rollouts.machine import route
 from gateway.rollouts.plan import Plan
 from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Shadow, Stickiness
@@ -19,7 +21,7 @@ def route_of(id: str, plan: Plan, status: Status) -> RolloutRoute:
         rules=tuple(HeaderRule(rule.header, rule.kind, rule.value, wanted.canary) for rule in wanted.rules),
         stickiness=None if sticky is None else Stickiness(sticky.kind, sticky.name),
         retry=plan.retry,
-        salt=id.encode(),
+        salt=hashlib.blake2b(id.encode(), digest_size=16).digest(),
         thresholds=status.thresholds,
     )
 
