@@ -122,13 +122,51 @@ def test_the_admin_plane_reads_meters_and_knows_no_request() -> None:
     )
 
 
-PURE = ("gateway/activity.py", "gateway/lifecycle.py", "gateway/admin/access.py", "registry/policy.py")
+ROLLOUTS_PURE = tuple(
+    f"gateway/rollouts/{name}.py"
+    for name in (
+        "absolute",
+        "actions",
+        "analysis",
+        "errors",
+        "evidence",
+        "guards",
+        "machine",
+        "node",
+        "plan",
+        "plan_reader",
+        "plan_writer",
+        "status",
+        "steps",
+        "tally",
+        "transitions",
+    )
+)
+PURE = (
+    "gateway/activity.py",
+    "gateway/lifecycle.py",
+    "gateway/admin/access.py",
+    "registry/policy.py",
+    *ROLLOUTS_PURE,
+)
 
 
 @pytest.mark.parametrize("path", PURE)
 def test_what_decides_has_no_clock_no_socket_and_no_task(path: str) -> None:
     source = next(source for source in sources(*OURS) if source.path == path)
     assert source.reaches("asyncio", "time", "socket", "threading", "logging", "aiohttp", "prometheus_client") == set()
+
+
+def test_what_decides_a_rollout_knows_nothing_of_ours_but_itself() -> None:
+    reached = {path: ours for path in ROLLOUTS_PURE if (ours := _ours(path))}
+    assert reached == {}
+
+
+def _ours(path: str) -> set[str]:
+    """What a pure part of rollouts imports of ours that is not one."""
+    source = next(source for source in sources("gateway") if source.path == path)
+    pure = tuple(one.removesuffix(".py").replace("/", ".") for one in ROLLOUTS_PURE)
+    return source.reaches(*OURS) - source.reaches(*pure)
 
 
 def test_settings_from_the_environment_are_read_by_the_command_line_only() -> None:

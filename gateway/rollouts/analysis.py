@@ -1,7 +1,7 @@
 """A number that a metrics provider is asked for again and again, and what the answers amount to.
 
-Argo's words and rules: a measurement is successful, failed, inconclusive or an error, and limits on their counts decide.
-Nothing here asks anybody.
+Argo's words and rules: a measurement is successful, failed, inconclusive or an error, and limits on their counts
+decide. Nothing here asks anybody.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What may be wrong with a plan, and with what is asked of a rollout.
 
-    RolloutError
-    ├── InvalidPlan      a key, guard or value that a plan cannot have, by its path
-    └── CommandRefused   a command that makes no sense in the rollout's state
+RolloutError
+├── InvalidPlan      a key, guard or value that a plan cannot have, by its path
+└── CommandRefused   a command that makes no sense in the rollout's state
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What has been seen of a canary and its stable version: counts, and what the absolute guard made of them.
 
-Evidence is a value that adds: that of several replicas together is `a + b`, exactly but for the rounding of the absolute
-guard. It stays small whatever the traffic, since events are counted by the weight under which they were routed, and that
-is all the tests need. What follows from it is decided in `guards`; nothing here knows a plan's thresholds or a clock.
+Evidence is a value that adds: that of several replicas together is `a + b`, exactly but for the rounding of the
+absolute guard. It stays small whatever the traffic, since events are counted by the weight under which they were
+routed, and that is all the tests need. What follows from it is decided in `guards`; nothing here knows a plan.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class GuardVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All guards together. `e_value` against `threshold`; `fired` names the guard that weighs most, when it is reached."""
+    """All guards together: when `e_value` reaches `threshold`, `fired` names the guard that weighs most."""
 
     e_value: float
     threshold: float

@@ -1,6 +1,6 @@
 """How a version is to take over: the steps, what guards them, and what happens when there is no answer.
 
-Plans are values. `read_plan` (in `plan_reader`) makes one of what a person wrote, `to_plain` is the same the other way;
+Plans are values. `plan_reader` makes one of what a person wrote, and `plan_writer` is the same the other way;
 nothing here knows a version, a clock or how much traffic there is. Durations are seconds, weights and rates are ratios
 from 0 to 1 (a person writes percent).
 """
@@ -66,8 +66,8 @@ class HeaderMatch:
 
 @dataclass(frozen=True)
 class HeaderRoute:
-    """Requests with any of these headers go to the canary from here on and are no evidence. The same name again replaces
-    the route, and without a match removes it."""
+    """Requests with any of these headers go to the canary from here on and are no evidence. The same name again
+    replaces the route, and without a match removes it."""
 
     name: str
     match: tuple[HeaderMatch, ...] = ()
@@ -144,8 +144,8 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Stickiness:
-    """What the requests of one unit (a person, a device) have in common: the value of this header, cookie, gRPC metadata
-    key or request parameter."""
+    """What the requests of one unit (a person, a device) have in common: the value of this header, cookie, gRPC
+    metadata key or request parameter."""
 
     kind: StickyKind
     name: str
@@ -183,8 +183,7 @@ def default_plan(*, is_idempotent: bool = True) -> Plan:
     bakes = tuple(
         step for weight, time, count in BAKES for step in (SetWeight(weight), Bake(time, count, max_time=3600.0))
     )
-    guards = Guards(disagreement=None)
-    return Plan(steps=(*shadow, *bakes), guards=guards, retry=is_idempotent)
+    return Plan(steps=(*shadow, *bakes), retry=is_idempotent)
 
 
 def steps_of(strategy: Strategy) -> tuple[Step, ...]:

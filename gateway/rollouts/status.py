@@ -35,6 +35,9 @@ class State(Enum):
 
 ENDED = frozenset({State.PROMOTED, State.ROLLED_BACK, State.FAILED})
 
+STEP_RUN = ""
+"""The name of the analysis of the step that is under way."""
+
 Hold = Literal["", "operator", "step", "inconclusive"]
 
 
@@ -56,15 +59,17 @@ class Status:
     """Index of the step that is under way; their number when all are done."""
     weight: float = 0.0
     """The canary's share of the traffic, 0 to 1."""
+    is_promoted: bool = False
+    """The alias was moved to the canary, and moves back if it is rolled back now."""
     elapsed: float = 0.0
-    """Seconds since the start."""
+    """Seconds since the start, or since it was resumed after `max_duration`."""
     step_elapsed: float = 0.0
     """Seconds in this step, or in the termination wait."""
     requests_before: int = 0
     """The canary's counted requests when this step began."""
     compared_before: int = 0
     runs: Mapping[str, AnalysisRun] = field(default_factory=dict)
-    """Analyses under way, by name; the step's own is named by `STEP_RUN`."""
+    """Analyses under way, by name; the step's own is named by STEP_RUN."""
     queued: int | None = None
     """The version to roll out next."""
     reason: str = ""
