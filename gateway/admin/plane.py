@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.admin import openapi, problems
@@ -20,6 +21,7 @@ from gateway.admin.observer import Observer
 from gateway.admin.openapi import Operation
 from gateway.admin.problems import Problem, ProblemError
 from gateway.admin.registry_api import RegistryApi
+from gateway.admin.rollout_api import RolloutApi
 from gateway.errors import SettingsError
 from gateway.metrics import MeterSource, exposition, make_registry
 from gateway.settings import AdminSettings
@@ -73,7 +75,9 @@ class AdminPlane:
         clock: Callable[[], float] = time.monotonic,
         *,
         registry: RegistryApi | None = None,
+        rollouts: RolloutApi | None = None,
         tokens: Tokens | None = None,
+        collectors: Iterable[Collector] = (),
     ) -> None:
         """SettingsError when it would be open to others without a token."""
         if not is_loopback(settings.host) and settings.token_file is None and (tokens is None or tokens.is_empty):
@@ -84,11 +88,13 @@ class AdminPlane:
             )
         self._settings, self._port = settings, port
         self._access = Access.from_settings(settings, tokens)
-        self._registry_api = registry
+        self._registry_api, self._rollout_api = registry, rollouts
         # By path pattern and method: what a caller must be allowed, and who answers. Filled with the routes.
         self._operations: dict[tuple[str, str], tuple[Scope, _CallerHandler]] = {}
         self._observer = Observer(source)
         self._registry = make_registry(source, self._observer.demand)
+        for collector in collectors:
+            self._registry.register(collector)
         self._health, self._drain, self._clock = health, drain, clock
         self._started = clock()
         self._runner: web.AppRunner | None = None
@@ -121,8 +127,9 @@ class AdminPlane:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-        if self._registry_api is not None:
-            self._registry_api.close()
+        for api in (self._rollout_api, self._registry_api):
+            if api is not None:
+                api.close()
 
     def observe(self) -> None:
         self._observer.observe(self._clock())
@@ -137,8 +144,8 @@ class AdminPlane:
         for operation, handler in zip(OPERATIONS, own, strict=True):
             self._add(app, operation, handler)
         operations = list(OPERATIONS)
-        if self._registry_api is not None:
-            for operation, handler in self._registry_api.handlers():
+        for api in (self._registry_api, self._rollout_api):
+            for operation, handler in api.handlers() if api is not None else ():
                 self._add(app, operation, handler)
                 operations.append(operation)
         document = openapi.document(operations, __version__)

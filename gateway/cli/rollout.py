@@ -145,7 +145,8 @@ def plan(
 ) -> None:
     """Show a plan with everything that it leaves out filled in, or check it."""
     from gateway.rollouts.errors import InvalidPlan
-    from gateway.rollouts.plan_reader import read_plan, to_plain
+    from gateway.rollouts.plan_reader import read_plan
+    from gateway.rollouts.plan_writer import to_plain
 
     try:
         read = read_plan({} if file is None else read_plan_file(file))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from gateway.activity import quantile
 from gateway.lifecycle import State as Life
+from gateway.rollouts.actions import Facts
 from gateway.rollouts.evidence import Thresholds
 from gateway.rollouts.follower import Follower
-from gateway.rollouts.machine import Facts
 from gateway.rollouts.ports import Models, Plane, Source
 from gateway.rollouts.route import RolloutRoute
 from gateway.rollouts.routing import route_of, route_to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.rollouts.machine import Decision, MoveAlias, Notify
+from gateway.rollouts.actions import Decision, MoveAlias, Notify
 from gateway.rollouts.status import State, Status
 from registry.rollouts import AliasEnd, Change, RolloutRow
 

@@ -1,6 +1,6 @@
-"""Follows the rollouts of a catalog in one gateway: applies what is written there, leads when nobody else does, and takes
-traffic back at once when the evidence says so. `machine` decides, through a `Follower` for each rollout; `Applied` routes
-and counts; this is the shell that reads and writes.
+"""Follows the rollouts of a catalog in one gateway: applies what is written there, leads when nobody else does, and
+takes traffic back at once when the evidence says so. `machine` decides, through a `Follower` for each rollout;
+`Applied` routes and counts; this is the shell that reads and writes.
 
 A step is written to the catalog before it takes effect. A rollback takes effect before it is written; until it is, the
 journal in the data folder remembers it. So whatever is lost, the database, the leader or this process, no canary ever
@@ -14,18 +14,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from gateway.admin.problems import ProblemError
 from gateway.models_ports import Clock
+from gateway.rollouts.actions import Decision, Measured, Query
 from gateway.rollouts.applied import Applied
 from gateway.rollouts.changes import change_of, is_gone_back
 from gateway.rollouts.documents import Doc, to_document, to_seen
 from gateway.rollouts.evidence import Event, Evidence
 from gateway.rollouts.feedback import Label, Labels, Timeline
-from gateway.rollouts.follower import Follower
+from gateway.rollouts.follower import Follower, Owed
 from gateway.rollouts.journal import Journal, Remembered
-from gateway.rollouts.machine import Command, Decision, Measured, Query
 from gateway.rollouts.metrics import RolloutSample
 from gateway.rollouts.ports import InThread
 from gateway.rollouts.prometheus import Prometheus, QueryFailed
@@ -36,13 +36,15 @@ from gateway.settings import RolloutsSettings
 from kernels.rollout import ArmEvents
 from registry.catalog import Catalog
 from registry.errors import AliasConflict, RegistryError, RolloutChanged, SourceUnavailable, VersionRejected
-from registry.rollouts import RolloutRow
+from registry.rollouts import RolloutRow, RolloutStore
+from registry.sources.catalog import Proposal
 
 ACTOR = "sluice"
 """Whom the audit log names for what the machine decides."""
 RECORD_SECONDS = 2.0
 """How long an abort waits for the catalog before it says that it has taken effect."""
 _log = logging.getLogger("sluice.rollouts")
+T = TypeVar("T")
 
 
 class RolloutController:
@@ -80,7 +82,7 @@ class RolloutController:
         self._tasks: asyncio.TaskGroup | None = None
         self._is_away = False
         # Moves of aliases that a rollout was begun for.
-        self._followed: set[tuple[str, str, int]] = set()
+        self._followed: set[Proposal] = set()
         self._wake, self._turned = asyncio.Event(), asyncio.Event()
         self.rollbacks: Counter[tuple[str, str]] = Counter()
 
@@ -106,7 +108,7 @@ class RolloutController:
     async def close(self) -> None:
         """Lets another gateway lead at once."""
         try:
-            await self._thread(lambda: self._open_catalog().rollouts.release(self.replica))
+            await self._store(lambda store: store.release(self.replica))
         except RegistryError as error:
             _log.warning("leases not given up", extra={"action": "rollout-leases-kept", "reason": str(error)})
 
@@ -117,7 +119,7 @@ class RolloutController:
         """One look at the catalog, and all that follows."""
         try:
             await self._record()
-            await self._follow(await self._thread(lambda: self._open_catalog().rollouts.active()))
+            await self._follow(await self._store(lambda store: store.active()))
             await self._share()
             await self._lead()
             await self._propose()
@@ -130,23 +132,31 @@ class RolloutController:
         self._turned.set()
         self._turned = asyncio.Event()
 
+    async def _store(self, work: Callable[[RolloutStore], T]) -> T:
+        return await self._thread(lambda: work(self._open_catalog().rollouts))
+
+    async def _service(self, work: Callable[[RolloutService], T], actor: str = ACTOR) -> T:
+        return await self._thread(lambda: work(RolloutService(self._open_catalog(), actor)))
+
     # The catalog goes on
 
     async def _follow(self, rows: Sequence[RolloutRow]) -> None:
         """Takes over what others have written."""
         for row in rows:
             if row.id not in self._followers:
-                seen = (await self._thread(lambda: self._open_catalog().rollouts.evidence([row.id])))[row.id]
-                mine = seen.get(self.replica)
-                before = Evidence.from_plain(mine["evidence"]) if mine else None
-                self._followers[row.id] = Follower(row, before)
+                self._followers[row.id] = await self._begin_following(row)
             self._followers[row.id].adopt(row)
         for id in self._followers.keys() - {row.id for row in rows}:
-            self._followers[id].adopt(await self._thread(partial(self._get, id)))
+            self._followers[id].adopt(await self._get(id))
             self._end(id)
 
-    def _get(self, id: str) -> RolloutRow:
-        return self._open_catalog().rollouts.get(id)
+    async def _begin_following(self, row: RolloutRow) -> Follower:
+        seen = await self._store(lambda store: store.evidence([row.id]))
+        mine = seen[row.id].get(self.replica)
+        return Follower(row, Evidence.from_plain(mine["evidence"]) if mine else None)
+
+    async def _get(self, id: str) -> RolloutRow:
+        return await self._store(lambda store: store.get(id))
 
     def _end(self, id: str) -> None:
         """It is over in the catalog too."""
@@ -158,20 +168,19 @@ class RolloutController:
 
     async def _share(self) -> None:
         """Writes down what was seen here, and reads what the others have seen."""
-        ids = list(self._followers)
-        for id in ids:
-            follower = self._followers[id]
-            self._applied.count(follower)
-            evidence = follower.tally.evidence
-            if evidence != self._shared.get(id):
-                seen = to_seen(evidence, self._applied.latencies(follower))
-                await self._thread(partial(self._open_catalog().rollouts.put_evidence, id, self.replica, seen))
-                self._shared[id] = evidence
-        if ids:
-            found = await self._thread(lambda: self._open_catalog().rollouts.evidence(ids))
-            for id, seen_by in found.items():
-                others = (one for replica, one in seen_by.items() if replica != self.replica)
-                self._followers[id].hear(others)
+        for follower in list(self._followers.values()):
+            await self._write_down(follower)
+        if ids := list(self._followers):
+            for id, seen in (await self._store(lambda store: store.evidence(ids))).items():
+                self._followers[id].hear(one for replica, one in seen.items() if replica != self.replica)
+
+    async def _write_down(self, follower: Follower) -> None:
+        self._applied.count(follower)
+        id, evidence = follower.row.id, follower.tally.evidence
+        if evidence != self._shared.get(id):
+            seen = to_seen(evidence, self._applied.latencies(follower))
+            await self._store(lambda store: store.put_evidence(id, self.replica, seen))
+            self._shared[id] = evidence
 
     # Deciding
 
@@ -201,23 +210,23 @@ class RolloutController:
         """Takes the next step of each rollout that no other gateway leads."""
         for follower in list(self._followers.values()):
             self._guard(follower)
-            if follower.owed is not None:
-                continue
-            if self._applied.moved_alias(follower) is not None:
-                reason = f"{follower.row.alias} was moved to version {self._applied.moved_alias(follower)}"
-                self._take_back(follower, follower.command(Command("abort", ACTOR, reason), self._clock.now()), ACTOR)
-                continue
-            row, status = follower.row, follower.status.to_plain()
-            follower.is_leading = await self._thread(
-                lambda row=row, status=status: self._open_catalog().rollouts.lead(  # type: ignore[misc]
-                    row.id, self.replica, self._settings.lease_seconds, status, row.generation
-                )
-            )
-            if follower.is_leading and follower.owed is None:
-                if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
-                    follower.freeze(found)
-                await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
+            if follower.owed is None:
+                await self._lead_one(follower)
         await self._record()
+
+    async def _lead_one(self, follower: Follower) -> None:
+        row, status, seconds = follower.row, follower.status.to_plain(), self._settings.lease_seconds
+        follower.is_leading = await self._store(
+            lambda store: store.lead(row.id, self.replica, seconds, status, row.generation)
+        )
+        if not follower.is_leading or follower.owed is not None:
+            return
+        if (elsewhere := self._applied.moved_alias(follower)) is not None:
+            await self._carry_out(follower, follower.give_way(elsewhere, ACTOR, self._clock.now()))
+            return
+        if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
+            follower.freeze(found)
+        await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
 
     async def _carry_out(self, follower: Follower, decision: Decision) -> None:
         if is_gone_back(decision.status):
@@ -235,9 +244,7 @@ class RolloutController:
         """Whether the catalog has taken it."""
         change, row = change_of(follower.row, decision), follower.row
         try:
-            written = await self._thread(
-                lambda: self._open_catalog().rollouts.change(row.id, row.generation, change, ACTOR)
-            )
+            written = await self._store(lambda store: store.change(row.id, row.generation, change, ACTOR))
         except RolloutChanged:
             return False  # somebody was faster: the next look shows it
         except (AliasConflict, VersionRejected) as error:
@@ -255,39 +262,39 @@ class RolloutController:
             reason = f"{error.alias} was moved to version {error.version} meanwhile"
         else:
             reason = f"version {error.version} was rejected"
-        command = Command("abort", ACTOR, reason)
-        self._take_back(follower, follower.command(command, self._clock.now()), ACTOR)
+        self._take_back(follower, follower.abort(ACTOR, reason, self._clock.now()), ACTOR)
 
     async def _record(self) -> None:
         """Writes what is owed."""
         for follower in list(self._followers.values()):
-            while (owed := follower.owed) is not None:
-                row = follower.row
-                try:
-                    written = await self._thread(
-                        lambda row=row, owed=owed: self._open_catalog().rollouts.change(  # type: ignore[misc]
-                            row.id, row.generation, owed.change, owed.actor
-                        )
-                    )
-                except RolloutChanged:
-                    follower.adopt(await self._thread(partial(self._get, row.id)))
-                    if follower.owed is not None:
-                        follower.owed_again(self._clock.now())
-                    continue
-                follower.adopt(written)
-                await self._begin_next(row, owed.status.queued)
+            while follower.owed is not None:
+                await self._record_one(follower, follower.owed)
             if not follower.row.is_active and follower.row.id in self._followers:
                 self._end(follower.row.id)
+
+    async def _record_one(self, follower: Follower, owed: Owed) -> None:
+        row = follower.row
+        try:
+            written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
+        except RolloutChanged:
+            follower.adopt(await self._get(row.id))
+            follower.owe_again(self._clock.now())
+            return
+        follower.adopt(written)
+        await self._begin_next(row, owed.status.queued)
 
     async def _begin_next(self, row: RolloutRow, queued: int | None) -> None:
         """The version that waited for the end of this rollout."""
         if queued is None:
             return
-        await self._thread(
-            lambda: RolloutService(self._open_catalog(), ACTOR).start(
-                row.model, queued, alias=row.alias, plan=None, reason="it was next", key=f"after {row.id}"
+        key = f"after {row.id}"
+        try:
+            await self._service(
+                lambda service: service.start(row.model, queued, alias=row.alias, plan=None, reason="", key=key)
             )
-        )
+        except ProblemError as error:  # it has come to serve some other way, or the model is served otherwise by now
+            fields = {"action": "queued-rollout-refused", "model": row.model, "reason": str(error)}
+            _log.warning("the rollout that was next cannot begin", extra=fields)
 
     # Analyses
 
@@ -320,22 +327,21 @@ class RolloutController:
         """Begins a rollout for each alias that was moved."""
         busy = {follower.row.model for follower in self._followers.values()}
         for one in self._applied.proposals():
-            key = (one.model, one.alias, one.generation)
             stable = self._applied.answering(one.model, one.serving)
-            if one.model in busy or key in self._followed or stable is None:
-                continue
-            try:
-                await self._thread(
-                    lambda one=one, stable=stable: RolloutService(self._open_catalog(), ACTOR).follow(  # type: ignore[misc]
-                        one.model, stable, one.proposed, one.alias, one.generation
-                    )
-                )
-            except SourceUnavailable:
-                raise
-            except RegistryError as error:
-                fields = {"action": "proposal-refused", "model": one.model, "reason": str(error)}
-                _log.warning("a move of an alias cannot be rolled out", extra=fields)
-            self._followed.add(key)
+            if one.model not in busy and one not in self._followed and stable is not None:
+                await self._follow_move(one, stable)
+
+    async def _follow_move(self, one: Proposal, stable: int) -> None:
+        try:
+            await self._service(
+                lambda service: service.follow(one.model, stable, one.proposed, one.alias, one.generation)
+            )
+        except SourceUnavailable:
+            raise
+        except RegistryError as error:
+            fields = {"action": "proposal-refused", "model": one.model, "reason": str(error)}
+            _log.warning("a move of an alias cannot be rolled out", extra=fields)
+        self._followed.add(one)
 
     # What the admin API asks
 
@@ -348,9 +354,8 @@ class RolloutController:
         """
         follower = self._followers.get(id)
         if follower is None:
-            service = await self._thread(lambda: RolloutService(self._open_catalog(), actor))
-            return await self._thread(lambda: service.command(id, "abort", None, reason))
-        decision = follower.command(Command("abort", actor, reason), self._clock.now())
+            return await self._service(lambda service: service.command(id, "abort", None, reason), actor)
+        decision = follower.abort(actor, reason, self._clock.now())
         if follower.owed is None and decision.is_changed:
             self._take_back(follower, decision, actor, "abort")
             await self._remember()
@@ -363,7 +368,7 @@ class RolloutController:
         if follower is None:
             return 0
         id = follower.row.id
-        timeline = Timeline(await self._thread(lambda: self._open_catalog().rollouts.history(id)))
+        timeline = Timeline(await self._store(lambda store: store.history(id)))
         counted, events = self._labels.take(follower.row, timeline, labels, self._epoch())
         follower.see(events)
         self._guard(follower)

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.rollouts.actions import Command, Decision, Facts, Measured, SetRoute
 from gateway.rollouts.changes import change_of, is_gone_back
 from gateway.rollouts.documents import evidence_of
 from gateway.rollouts.evidence import Event, Evidence, summed
 from gateway.rollouts.guards import Verdict, judge
-from gateway.rollouts.machine import Command, Decision, Facts, Measured, SetRoute, decide, route
+from gateway.rollouts.machine import decide, route
 from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.status import State, Status
@@ -136,8 +137,16 @@ class Follower:
         decision = decide(self.plan, self._status, self.evidence, _READY, now)
         return decision if is_gone_back(decision.status) else None
 
-    def command(self, command: Command, now: float) -> Decision:
-        """Raises CommandRefused."""
+    def abort(self, actor: str, reason: str, now: float) -> Decision:
+        """Of whatever the catalog says now."""
+        command = Command("abort", actor, reason)
+        return decide(self.plan, self._status, self.evidence, _UNREADY, now, command=command)
+
+    def give_way(self, version: int, actor: str, now: float) -> Decision:
+        """Somebody has moved the alias to another version: where the promotion was done it is over, else it fails."""
+        if self._status.state is not State.TERMINATING:
+            return self.abort(actor, f"{self.row.alias} was moved to version {version}", now)
+        command = Command("target", actor, version=version)
         return decide(self.plan, self._status, self.evidence, _UNREADY, now, command=command)
 
     def owe(self, decision: Decision, actor: str, action: str = "", reason: str = "") -> None:
@@ -145,14 +154,13 @@ class Follower:
         change = change_of(self.row, decision, action)
         self.owed = Owed(decision.status, change.action, actor, reason or decision.status.reason, change)
 
-    def owed_again(self, now: float) -> Owed | None:
-        """What is owed, decided anew on what the catalog says now; None when there is nothing left to undo."""
-        assert self.owed is not None, "this is a bug: nothing is owed"
+    def owe_again(self, now: float) -> None:
+        """What is owed, decided anew on what the catalog says by now; nothing when there is nothing left to undo."""
         before = self.owed
-        decision = self.command(Command("abort", before.actor, before.reason), now)
-        if not decision.is_changed:
-            self.owed = None
-            return None
-        status = replace(decision.status, rule=before.status.rule, reason=before.status.reason)
-        self.owe(replace(decision, status=status), before.actor, before.action, before.reason)
-        return self.owed
+        if before is None:
+            return
+        decision = self.abort(before.actor, before.reason, now)
+        self.owed = None
+        if decision.is_changed:
+            status = replace(decision.status, rule=before.status.rule, reason=before.status.reason)
+            self.owe(replace(decision, status=status), before.actor, before.action, before.reason)

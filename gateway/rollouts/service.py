@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.admin.problems import Problem, ProblemError
+from gateway.rollouts.actions import Command, Facts
 from gateway.rollouts.changes import change_of
 from gateway.rollouts.documents import evidence_of, to_document, to_history
 from gateway.rollouts.errors import CommandRefused, InvalidPlan
 from gateway.rollouts.evidence import summed
-from gateway.rollouts.machine import Command, Facts, begin, decide
+from gateway.rollouts.machine import begin, decide
 from gateway.rollouts.plan import Plan
-from gateway.rollouts.plan_reader import read_plan, to_plain
+from gateway.rollouts.plan_reader import read_plan
+from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.status import State, Status
 from registry.catalog import Catalog
 from registry.errors import RolloutChanged, RolloutUnderWay
@@ -114,8 +116,8 @@ class RolloutService:
         for attempt in range(attempts):
             seen = self._store.evidence([row.id])[row.id]
             evidence = summed(evidence_of(seen.values()))
-            facts = Facts(is_ready=False)  # a command is no look at the canary
             status = Status.from_plain(row.status)
+            facts = Facts(is_ready=status.state is not State.WAITING)  # as far as the catalog says
             try:
                 decision = decide(read_plan(row.plan), status, evidence, facts, self._clock(), command=command)
             except CommandRefused as error:
