@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 EventKind = Literal["failed", "slow", "label"]
@@ -19,8 +18,6 @@ LEVELS = 3
 
 Cells = Mapping[float, tuple[int, int]]
 """Events of the canary and of the stable version, by the canary's weight when they were routed."""
-
-NO_CELLS: Cells = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,10 @@ class Evidence:
     canary: int = 0
     """Counted requests that the canary was asked."""
     stable: int = 0
-    failed: Cells = NO_CELLS
-    slow: tuple[Cells, Cells, Cells] = (NO_CELLS, NO_CELLS, NO_CELLS)
+    failed: Cells = field(default_factory=dict)
+    slow: tuple[Cells, Cells, Cells] = field(default_factory=lambda: ({}, {}, {}))
     """By threshold: events above the first, the second, the third."""
-    labels: Cells = NO_CELLS
+    labels: Cells = field(default_factory=dict)
     compared: int = 0
     """Answers of the shadow that were compared."""
     disagreed: int = 0

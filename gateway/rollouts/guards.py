@@ -56,7 +56,7 @@ class Verdict:
         return min(1.0, 1.0 / self.e_value) if self.e_value > 0 else 1.0
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON values, for logs, the API and reports."""
+        """JSON values, for logs, the API and reports; an interval without an upper bound ends with None."""
         return {
             "e_value": self.e_value,
             "threshold": self.threshold,
@@ -69,11 +69,15 @@ class Verdict:
                     "share": guard.share,
                     "canary_events": guard.canary_events,
                     "stable_events": guard.stable_events,
-                    "interval": None if guard.interval is None else list(guard.interval),
+                    "interval": None if guard.interval is None else [_finite(bound) for bound in guard.interval],
                 }
                 for guard in self.guards
             ],
         }
+
+
+def _finite(bound: float) -> float | None:
+    return bound if math.isfinite(bound) else None
 
 
 def judge(plan: Plan, evidence: Evidence, *, intervals: bool = False) -> Verdict:

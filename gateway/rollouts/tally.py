@@ -96,8 +96,10 @@ class Tally:
     def _bet(self, requests: int, failures: int) -> None:
         """Requests are taken for good, and a failure among them takes that back."""
         assert self._guard is not None
-        recent = sum(block[0] for block in self._recent), sum(block[1] for block in self._recent)
-        tolerated = max(self._guard.max_rate, upper_rate(recent[1], recent[0]))
+        requests_lately, failed_lately = (sum(block[part] for block in self._recent) for part in (0, 1))
+        # Without failures there is no sign that stable is above what the plan tolerates, however few its requests.
+        lately = upper_rate(failed_lately, requests_lately) if failed_lately else 0.0
+        tolerated = max(self._guard.max_rate, lately)
         for index, rate in enumerate(ALTERNATIVES):
             if rate > tolerated:
                 good = math.log((1 - rate) / (1 - tolerated))
