@@ -94,10 +94,10 @@ class FakePlane:
 
     def traffic(self, requests: int, failed: int = 0, stable_failed: int = 0) -> None:
         """So many requests by the present route, of which so many of the canary's, and of stable's, fail."""
-        route = self.routes[MODEL]
-        (arm,) = route.arms or (None,)
-        if arm is None:
+        route = self.routes.get(MODEL)
+        if route is None or not route.arms:
             return
+        (arm,) = route.arms
         canary = round(requests * arm.weight)
         counts = self.counts.setdefault((MODEL, str(arm.version), arm.weight), [0, 0, 0, 0])
         for at, more in enumerate((canary, requests - canary, failed, stable_failed)):

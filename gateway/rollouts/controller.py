@@ -143,17 +143,21 @@ class RolloutController:
     async def _follow(self, rows: Sequence[RolloutRow]) -> None:
         """Takes over what others have written."""
         for row in rows:
-            if row.id not in self._followers:
-                self._followers[row.id] = await self._begin_following(row)
-            self._followers[row.id].adopt(row)
+            follower = self._followers.setdefault(row.id, Follower(row))
+            if row.id not in self._shared:
+                await self._recall(follower)
+            follower.adopt(row)
         for id in self._followers.keys() - {row.id for row in rows}:
             self._followers[id].adopt(await self._get(id))
             self._end(id)
 
-    async def _begin_following(self, row: RolloutRow) -> Follower:
-        seen = await self._store(lambda store: store.evidence([row.id]))
-        mine = seen[row.id].get(self.replica)
-        return Follower(row, Evidence.from_plain(mine["evidence"]) if mine else None)
+    async def _recall(self, follower: Follower) -> None:
+        """What this gateway had seen before it was started again: else it would be written over."""
+        id = follower.row.id
+        mine = (await self._store(lambda store: store.evidence([id])))[id].get(self.replica)
+        before = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
+        follower.recall(before)
+        self._shared[id] = before
 
     async def _get(self, id: str) -> RolloutRow:
         return await self._store(lambda store: store.get(id))
@@ -177,7 +181,7 @@ class RolloutController:
     async def _write_down(self, follower: Follower) -> None:
         self._applied.count(follower)
         id, evidence = follower.row.id, follower.tally.evidence
-        if evidence != self._shared.get(id):
+        if evidence != self._shared[id]:
             seen = to_seen(evidence, self._applied.latencies(follower))
             await self._store(lambda store: store.put_evidence(id, self.replica, seen))
             self._shared[id] = evidence

@@ -39,18 +39,14 @@ class Owed:
 
 
 class Follower:
-    """One rollout under way.
+    """One rollout under way."""
 
-    Args:
-        before: what this gateway had seen of it before it was started again.
-    """
-
-    def __init__(self, row: RolloutRow, before: Evidence | None = None) -> None:
+    def __init__(self, row: RolloutRow) -> None:
         # Replaced together by `adopt` alone.
         self.row = row
         self.plan: Plan = read_plan(row.plan)
         self._status = Status.from_plain(row.status)
-        self.tally = Tally(self.plan.guards.absolute, before)
+        self.tally = Tally(self.plan.guards.absolute)
         # What the other replicas have seen, as they wrote it down last.
         self._others: tuple[Evidence, ...] = ()
         self.owed: Owed | None = None
@@ -111,6 +107,10 @@ class Follower:
     def passed(self, decision: Decision) -> None:
         """Only time has passed."""
         self._status = decision.status
+
+    def recall(self, before: Evidence) -> None:
+        """Adds what this gateway had seen before it was started again."""
+        self.tally = Tally(self.plan.guards.absolute, before + self.tally.evidence)
 
     def hear(self, others: Iterable[Mapping[str, Any]]) -> None:
         """What the other replicas have seen, by `documents.to_seen`."""

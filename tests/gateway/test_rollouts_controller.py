@@ -1,4 +1,4 @@
-"""One gateway and its rollouts: steps are written before they take effect, a rollback takes effect before it is written,
+"""One gateway and its rollouts: a step is written before it takes effect, a rollback takes effect before it is written,
 and no loss of anything gives a canary more traffic."""
 
 from __future__ import annotations
