@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.admin import openapi, problems
-from gateway.admin.access import Access, Caller, Refusal, Scope, Tokens, is_loopback
+from gateway.admin.access import Access, Caller, Refusal, Tokens, is_loopback
 from gateway.admin.observer import Observer
 from gateway.admin.openapi import Operation
 from gateway.admin.problems import Problem, ProblemError
@@ -50,7 +50,7 @@ OPERATIONS = (
     _of_gateway("drain", "POST", "/api/v1/drain", "operate", "Begin to drain, as SIGTERM does", {202: "Draining"}),
     _of_gateway("get_metrics", "GET", "/metrics", "read", "Metrics for Prometheus", {200: "text/plain"}),
 )
-NOWHERE: tuple[Scope, None] = ("read", None)
+NOWHERE: tuple[None, None] = (None, None)
 OPENAPI_PATH = "/api/v1/openapi.json"
 _log = logging.getLogger("sluice.admin")
 
@@ -90,7 +90,7 @@ class AdminPlane:
         self._access = Access.from_settings(settings, tokens)
         self._registry_api, self._rollout_api = registry, rollouts
         # By path pattern and method: what a caller must be allowed, and who answers. Filled with the routes.
-        self._operations: dict[tuple[str, str], tuple[Scope, _CallerHandler]] = {}
+        self._operations: dict[tuple[str, str], tuple[Operation, _CallerHandler]] = {}
         self._observer = Observer(source)
         self._registry = make_registry(source, self._observer.demand)
         for collector in collectors:
@@ -155,8 +155,9 @@ class AdminPlane:
         return app
 
     def _add(self, app: web.Application, operation: Operation, handler: _CallerHandler) -> None:
-        app.router.add_route(operation.method, operation.path, _unguarded)
-        self._operations[operation.path, operation.method] = operation.scope, handler
+        # A colon parts a rollout from what is to be done with it.
+        app.router.add_route(operation.method, operation.path.replace("{rollout}", "{rollout:[^/:]+}"), _unguarded)
+        self._operations[operation.path, operation.method] = operation, handler
 
     def _tick(self) -> None:
         self.observe()
@@ -167,10 +168,12 @@ class AdminPlane:
         resource = request.match_info.route.resource
         # Where nothing is, whoever has a token may know that.
         key = resource.canonical if resource else "", request.method
-        scope, found = self._operations.get(key, NOWHERE)
-        answer = self._access.admit(request.path, request.headers, scope)
+        operation, found = self._operations.get(key, NOWHERE)
+        answer = self._access.admit(request.path, request.headers, operation.scope if operation else "read")
         if isinstance(answer, Refusal):
             response: web.StreamResponse = _refused(answer)
+        elif operation is not None and operation.query and (unknown := request.query.keys() - operation.query.keys()):
+            response = _problem(Problem(400, "invalid-request", f"{min(unknown)[:64]}: there is no such parameter"))
         else:
             response = await _answered(partial(found, request, answer) if found else partial(handler, request))
         if not response.prepared:

@@ -82,7 +82,7 @@ SCHEMAS: dict[str, Any] = {
             "version": {**_VERSION, "description": "That answered: `sluice-model-version` of the answer."},
             "correct": {"type": "boolean"},
         },
-        {"served_at": {**_NUMBER, "minimum": 0, "description": "When, in seconds since the epoch [now]."}},
+        {"served_at": {**_SECONDS, "description": "When, in seconds since the epoch [now]."}},
     ),
     "Feedback": closed(
         {"model": _NAME, "labels": {**list_of(ref("FeedbackLabel")), "minItems": 1, "maxItems": MAX_LABELS}}
