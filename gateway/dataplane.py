@@ -13,29 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import __version__
-from gateway.attempts import UNLOADED, IndexRow
+from gateway.attempts import IndexRow
 from gateway.errors import NoStatistics, NoVersionAvailable, UnknownModel, UnknownVersion, VersionNotReady
 from gateway.frontends import Done, ParameterValue
-from gateway.lifecycle import State
 from gateway.observed import (
     ModelMetadata,
     ModelStatistics,
     Observed,
     ServerMetadata,
     TensorMetadata,
+    quantiles_of,
     statistics_of,
 )
 from gateway.pb import model_config_pb2
+from gateway.rollouts.route import RolloutRoute
+from gateway.routing import Routing, Targets
 from gateway.served import Served
 from gateway.serving_plan import ServingPlan
 from gateway.settings import Settings
 from gateway.version_group import VersionGroup
 from gateway.workers.placement import Placement, current_cpu, pin_thread, usable_cpus
-from kernels.deployment import Deployment
 from kernels.dispatch import Dispatcher
 from kernels.local import LocalCall
 from kernels.meters import Meters
-from kernels.routes import ModelRoute, RouteTable
+from kernels.rollout import ArmCounts, ArmEvents
 
 _log = logging.getLogger("sluice.dataplane")
 
@@ -87,6 +88,7 @@ class DataPlane:
         self._leaving: list[Served] = []
         # Counters outlive a version's reload, as Prometheus wants it; dropped when the version has left the index.
         self._meters: dict[tuple[str, str], Meters] = {}
+        self._routing = Routing()
         self._is_withdrawn = False
         self._listeners: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -153,21 +155,44 @@ class DataPlane:
         return next((one for one in (*self._served.values(), *self._leaving) if one.group is group), None)
 
     def _route(self) -> None:
-        """One swap of every route. A call without a version goes to the highest one that is not suspended. What is
-        loading, or failed, is a version that is not ready; what was unloaded is none."""
-        by_model: dict[str, dict[int, Deployment | None]] = {}
+        """One swap of every route."""
+        published: dict[str, Targets] = {}
         for (model, version), served in self._served.items():
-            by_model.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
-        for row in self._index():
-            versions = by_model.setdefault(row.name, {})
-            if row.version and row.state != State.UNLOADING.value and row.reason != UNLOADED:
-                versions.setdefault(int(row.version), None)
-        routes = {}
-        for model, versions in by_model.items():
-            ready = [version for version, deployment in versions.items() if deployment is not None]
-            default = versions[max(ready)] if ready else None
-            routes[model] = ModelRoute(default, {str(version): target for version, target in versions.items()})
-        self.intake.route_table = RouteTable(routes)
+            published.setdefault(model, {})[version] = None if served.is_suspended else served.deployment
+        self.intake.route_table = self._routing.table(published, self._index())
+        for (model, _), served in self._served.items():
+            served.role = self._routing.role(model, served.version)
+
+    # Rollouts: called by whoever steers them
+
+    def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
+        """Divides the model's traffic from the next request on; requests in flight finish where they began. None ends
+        it: its counters are gone, and calls go to the highest version again."""
+        self._routing.set_rollout(model, route)
+        self._route()
+
+    def set_aliases(self, model: str, aliases: Mapping[str, int]) -> None:
+        """Names that stand for a version where a call names one. Replaces those there were."""
+        self._routing.set_aliases(model, aliases)
+        self._route()
+
+    def rollout(self, model: str) -> RolloutRoute | None:
+        return self._routing.rollout(model)
+
+    def arm_counts(self, model: str) -> tuple[ArmCounts, ...]:
+        """One for each arm and weight that the model's rollout has had."""
+        return self._routing.arm_counts(model)
+
+    def on_events(self, callback: Callable[[list[ArmEvents]], None]) -> None:
+        """Has one callback told of what went wrong: of failures within the wake-up that saw them, of slow answers within
+        10 ms. It may change routes. `arm_counts` has counted the requests by then."""
+        self.intake.on_events = callback
+
+    def compute_quantiles(self, model: str, version: int, quantiles: Sequence[float]) -> tuple[float, ...] | None:
+        """Quantiles of the time that the version's batches took in the engine so far, of which `RolloutRoute.thresholds`
+        are multiples; interpolated between the bounds of its histogram. None while there was no batch."""
+        snapshot = self._meters_of(model, str(version)).compute.snapshot()
+        return quantiles_of(snapshot, quantiles) if snapshot.cumulative[-1] else None
 
     # Questions: called by the front ends and the admin plane
 

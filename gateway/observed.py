@@ -3,12 +3,13 @@ from the parts that hold them when asked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.attempts import IndexRow
 from gateway.lifecycle import State
 from gateway.served import Served
-from kernels.meters import BatchStatistics, CountAndTime, Meters
+from kernels.meters import BatchStatistics, CountAndTime, HistogramSnapshot, Meters
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,15 @@ class ModelStatistics:
 class Observed:
     """One line of the index with the figures of what serves it; satisfies `gateway.metrics.Served`."""
 
-    role = "stable"
-
     def __init__(self, row: IndexRow, served: Served | None, meters: Meters) -> None:
         self.model, self.version = row.name, row.version
         self.state, self.reason = row.state or State.UNKNOWN.value, row.reason
         self.meters = meters
         self._served = served
+
+    @property
+    def role(self) -> str:
+        return self._served.role if self._served else "stable"
 
     @property
     def in_flight(self) -> int:
@@ -134,3 +137,18 @@ def _batch(figures: BatchStatistics) -> BatchSizeStatistics:
 
 def _duration(figures: CountAndTime) -> Duration:
     return Duration(figures.events, figures.ns)
+
+
+def quantiles_of(snapshot: HistogramSnapshot, quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Interpolated within the bucket that each falls into; what lies beyond the last bound counts as that bound."""
+    return tuple(_quantile(snapshot, quantile) for quantile in quantiles)
+
+
+def _quantile(snapshot: HistogramSnapshot, quantile: float) -> float:
+    rank = quantile * snapshot.cumulative[-1]
+    lower, below = 0.0, 0
+    for bound, cumulative in zip(snapshot.bounds, snapshot.cumulative, strict=False):
+        if cumulative >= rank and cumulative > below:
+            return lower + (bound - lower) * (rank - below) / (cumulative - below)
+        lower, below = bound, cumulative
+    return lower

@@ -22,8 +22,6 @@ UNAVAILABLE = 14
 class Served:
     """From `publish` to the end of `withdraw`. Follows its group: an instance that comes up serves until it ends."""
 
-    role = "stable"
-
     def __init__(
         self,
         version: int,
@@ -37,6 +35,8 @@ class Served:
         self.model, self.version = plan.model, str(version)
         self.plan, self.group = plan, group
         self.is_suspended = False
+        self.role = "stable"
+        """`stable`, `canary` or `shadow`; the data plane says."""
         self._make_placement = make_placement
         self._loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher

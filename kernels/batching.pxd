@@ -76,6 +76,8 @@ cdef class BatchQueue:
     cdef double wake_at(self) noexcept
     # Empties the queue into `dropped` with this code and message (drain, unload).
     cdef void clear(self, int code, const char* message) noexcept
+    # Takes out those that a rollout sent to one of its arms, as a chain by `next`.
+    cdef Exchange take_arms(self)
     # Whether a request's own `timeout` counts at this level.
     cdef cbool allow_timeout_override(self, int32_t level) noexcept
 

@@ -450,6 +450,26 @@ cdef class BatchQueue:
                 exchange.fail(code, string(message))
                 self.add_dropped(exchange)
 
+    cdef Exchange take_arms(self):
+        cdef Fifos line
+        cdef Fifo fifo
+        cdef Exchange exchange, following, first = None
+        cdef size_t i, k
+        for i in range(<size_t>len(self.lines)):
+            line = <Fifos>self.lines[i]
+            for k in range(<size_t>len(line.owned)):
+                fifo = <Fifo>line.owned[k]
+                exchange = fifo.head
+                while exchange is not None:
+                    following = exchange.next
+                    if exchange.arm >= 0:
+                        self.leave(exchange, i, fifo)
+                        line.settle(fifo, True)
+                        exchange.next = first
+                        first = exchange
+                    exchange = following
+        return first
+
     # What holds for a request
 
     cdef cbool allow_timeout_override(self, int32_t level) noexcept:

@@ -1,47 +1,17 @@
 # One model version as one loop serves it. See deployment.pyi.
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from kernels.batching cimport BatchQueue
 from kernels.exchange cimport Exchange
-from kernels.infer cimport DataType, InferRequest, OutputView, WireError, string_view
+from kernels.infer cimport InferRequest, OutputView
 from kernels.lanes cimport Lane, LaneHeader
 from kernels.loop cimport LoopIntake
 from kernels.meters cimport Meters
-
-
-cdef extern from "signature.hpp" namespace "sluice" nogil:
-    cdef cppclass TensorSpec:
-        TensorSpec()
-        string name
-        int64_t shape[16]
-        int32_t rank
-        DataType datatype
-        cbool optional
-        vector[string] labels
-        uint32_t index
-        cbool reshaped
-        int64_t engine_shape[16]
-        int32_t engine_rank
-
-    cdef cppclass Signature:
-        string model
-        vector[TensorSpec] inputs
-        vector[TensorSpec] outputs
-        int64_t max_batch_size
-        int find_output(string_view)
-
-    cdef cppclass Binding:
-        uint64_t inputs_mask
-        uint64_t outputs_mask
-        uint64_t group
-        int64_t rows
-        int64_t nbytes
-
-    cbool bind(const Signature&, InferRequest&, Binding&, WireError&) except +
+from kernels.signature cimport Signature
 
 
 cdef extern from "scatter.hpp" namespace "sluice" nogil:
@@ -83,6 +53,13 @@ cdef class Deployment:
     cdef void encode(self, Exchange x) noexcept
     cdef void retry_or_fail(self, Exchange head, cbool ran, int code, string message, double now) noexcept
     cdef void answer(self, Exchange x, double now) noexcept
+    cdef void check_idle(self) noexcept
+    cdef cbool is_down(self) noexcept
+    cdef void count(self, Exchange x, double now) noexcept
+    cdef cbool move(self, Exchange x, double now) noexcept
+    cdef Exchange move_chain(self, Exchange head, int code, string message, double now)
+    cdef void count_crash(self, Exchange head, double now) noexcept
+    cdef Exchange observed(self, Exchange head, double now)
     cdef void abandon(self, Exchange x, double now) noexcept
     cdef void withdraw(self, Exchange x, double now) noexcept
     cdef void expire(self, double now) noexcept

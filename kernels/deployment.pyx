@@ -6,12 +6,14 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from kernels.batching cimport BatchQueue
-from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, GRPC, INTERNAL, OK, QUEUED, RESOURCE_EXHAUSTED,
-                               RUNNING, UNAVAILABLE, Exchange, ReplySink)
-from kernels.infer cimport DataType, OutputView, WireError, clipped, datatype_from_name, kMaxRank, string_view
-from kernels.lanes cimport SLOT_FAILED, Lane, Slot, kLaneMessage, kLaneTensors, slot_state
+from kernels.exchange cimport (ANSWERED, CANCELLED, DATA_LOSS, DEADLINE_EXCEEDED, GRPC, INTERNAL, OK, QUEUED,
+                               RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, UNKNOWN, Exchange, ReplySink)
+from kernels.infer cimport OutputView, WireError, clipped, string_view
+from kernels.lanes cimport SLOT_FAILED, Lane, Slot, kLaneMessage, slot_state
 from kernels.loop cimport epoch_ms, monotonic
 from kernels.meters cimport BACKEND, CANCELED, OTHER, REJECTED, Meters
+from kernels.rollout cimport Rollout
+from kernels.signature cimport fill_specs
 from kernels.wire cimport encode_json, encode_proto
 
 # So long before a batch is expected to end its successor goes into the lane's other slot, so that the worker need not
@@ -19,38 +21,6 @@ from kernels.wire cimport encode_json, encode_proto
 cdef double PREFETCH_SECONDS = 0.002
 # Runs of one request before it is given up: the first, and two more after a worker died under it.
 cdef int MAX_ATTEMPTS = 3
-
-
-cdef int fill_specs(vector[TensorSpec]& specs, tensors) except -1:
-    cdef TensorSpec spec
-    cdef bytes name
-    for tensor in tensors:
-        name = tensor.datatype.encode()
-        spec = TensorSpec()
-        spec.name = tensor.name.encode()
-        spec.datatype = datatype_from_name(string_view(<const char*>name, len(name)))
-        if spec.datatype == DataType.INVALID:
-            raise ValueError(f"tensor {tensor.name!r}: unknown datatype {tensor.datatype!r}")
-        if len(tensor.shape) > kMaxRank:
-            raise ValueError(f"tensor {tensor.name!r}: {len(tensor.shape)} dimensions, {kMaxRank} at most")
-        spec.rank = len(tensor.shape)
-        for i, dim in enumerate(tensor.shape):
-            spec.shape[<int>i] = dim
-        spec.index = tensor.index
-        if tensor.index >= kLaneTensors:
-            raise ValueError(f"tensor {tensor.name!r} has index {tensor.index}, {kLaneTensors - 1} at most")
-        spec.optional = tensor.optional
-        for label in tensor.labels:
-            spec.labels.push_back(label.encode())
-        if tensor.engine_shape is not None:
-            spec.reshaped = True
-            spec.engine_rank = len(tensor.engine_shape)
-            for i, dim in enumerate(tensor.engine_shape):
-                spec.engine_shape[<int>i] = dim
-        specs.push_back(spec)
-    if specs.size() > kLaneTensors:
-        raise ValueError(f"{specs.size()} tensors, {kLaneTensors} at most")
-    return 0
 
 
 @cython.final
@@ -93,6 +63,7 @@ cdef class Deployment:
         cdef double now = monotonic()
         cdef int slot, turn
         cdef Exchange head
+        cdef bytes died = b"the worker that ran the request died"
         self.lanes.remove(lane)
         # What the worker finished before it died still counts.
         while lane.has_result():
@@ -103,9 +74,16 @@ cdef class Deployment:
             if head is None:
                 break
             lane.release_slot(slot)
-            if turn == 1:
+            if turn == 0:
+                self.count_crash(head, now)
+            else:
                 self.unstart(head)  # it waited behind the batch that ran
-            self.retry_or_fail(head, turn == 0, UNAVAILABLE, <string>b"the worker that ran the request died", now)
+            head = self.move_chain(head, UNAVAILABLE, died, now)
+            if head is not None:
+                self.retry_or_fail(head, turn == 0, UNAVAILABLE, died, now)
+        if self.is_down():
+            # What waits need not wait for the next worker if there is another version.
+            self.put_back(self.move_chain(self.queue.take_arms(), UNAVAILABLE, died, now), now)
         self.kick(now)
         self.loop.flush()
 
@@ -286,9 +264,13 @@ cdef class Deployment:
         cdef double compute_start = min(max(s.compute_start_ns * 1e-9, started), now)
         cdef double compute_end = min(max(s.compute_end_ns * 1e-9, compute_start), now)
         cdef double waited
-        cdef Exchange x, following
+        cdef Exchange x, following, observed = None
+        cdef Rollout rollout
+        cdef int level
         if not outputs.open(self.signature, lane.header, slot, lane.slot_bytes, head.batched, rows, head.outputs_mask):
             return False
+        if head.rollout is not None and (<Rollout>head.rollout).levels:
+            observed = self.observed(head, now)
         x = head
         while x is not None:
             following = x.next
@@ -306,6 +288,12 @@ cdef class Deployment:
                     waited = x.started - x.queued
                     self.meters.succeeded(x.rows, now - x.arrived, waited, compute_start - started,
                                           compute_end - compute_start, now - compute_end)
+                    if x is observed:
+                        rollout = <Rollout>x.rollout
+                        level = rollout.level_of(compute_end - compute_start)
+                        if level:
+                            rollout.slow(x, level, now)
+                            self.loop.report(rollout, False, now)
                 self.answer(x, now)
             x = following
         self.compute_seconds += compute_end - compute_start
@@ -363,6 +351,11 @@ cdef class Deployment:
     cdef void answer(self, Exchange x, double now) noexcept:
         # The one end of every exchange that had been queued here.
         cdef ReplySink sink = x.sink
+        if x.rollout is not None and sink is not None:
+            if x.counted:
+                self.count(x, now)
+            if x.code != OK and self.move(x, now):
+                return
         if x.arrived > 0:  # a stand-in never did: the request that it stands for has been counted
             self.meters.answered(x.protocol, x.code if sink is not None else <int>CANCELLED, now - x.arrived)
         self.in_flight -= 1
@@ -375,9 +368,93 @@ cdef class Deployment:
         else:
             x.served_version = self.version_name
             sink.reply(x)
+        self.check_idle()
+
+    cdef void check_idle(self) noexcept:
         if self.in_flight == 0 and self.on_idle is not None:
             on_idle, self.on_idle = self.on_idle, None
             self.loop.call_soon(on_idle)
+
+    # Rollouts
+
+    cdef cbool is_down(self) noexcept:
+        return len(self.lanes) == 0
+
+    cdef void count(self, Exchange x, double now) noexcept:
+        # Its end is evidence: only what the version itself did with what it ran.
+        cdef Rollout rollout = <Rollout>x.rollout
+        x.counted = False
+        if x.code == OK:
+            rollout.ended(x)
+        elif x.attempts > 0 and x.code in (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS):
+            rollout.failed(x, x.code, now)
+            self.loop.report(rollout, True, now)
+        elif x.attempts > 0 and x.code != CANCELLED:
+            rollout.ended(x)
+
+    cdef void count_crash(self, Exchange head, double now) noexcept:
+        # A worker's death is one event however many it ran, and what they come to elsewhere is none.
+        cdef Exchange x = head
+        cdef cbool told = False
+        while x is not None:
+            if x.counted and x.sink is not None:
+                x.counted = False
+                if not told:
+                    told = True
+                    (<Rollout>x.rollout).failed(x, UNAVAILABLE, now)
+                    self.loop.report(x.rollout, True, now)
+            x = x.next
+
+    cdef cbool move(self, Exchange x, double now) noexcept:
+        # Whether another version answers the request; the failure is counted here all the same.
+        cdef Rollout rollout = <Rollout>x.rollout
+        cdef int arm = x.arm, code = x.code
+        if arm < 0 or not rollout.retries or not (self.idempotent or x.attempts == 0):
+            return False
+        if not self.loop.reroute(x, self, now):
+            return False
+        rollout.moved(arm)
+        self.meters.answered(x.protocol, code, now - x.arrived)
+        self.in_flight -= 1
+        self.loop.in_flight -= 1
+        self.check_idle()
+        return True
+
+    cdef Exchange move_chain(self, Exchange head, int code, string message, double now):
+        # Moves what it can; the others as a chain, in order.
+        cdef Exchange x = head, following, first = None, last = None
+        while x is not None:
+            following = x.next
+            x.next = None
+            if x.rollout is not None and x.sink is not None and x.arm >= 0:
+                x.fail(code, message)
+                if self.move(x, now):
+                    self.meters.failed(BACKEND, now - x.arrived)
+                    x = following
+                    continue
+                x.code = OK
+                x.message.clear()
+            if first is None:
+                first = x
+            else:
+                last.next = x
+            last = x
+            x = following
+        return first
+
+    cdef Exchange observed(self, Exchange head, double now):
+        # The member of a batch whose time in the engine is evidence, if any is.
+        cdef size_t members = 0, position
+        cdef Exchange x = head
+        while x is not None:
+            members += 1
+            x = x.next
+        position = (<Rollout>head.rollout).observed(members, now)
+        x = head
+        while x is not None and position > 0:
+            position -= 1
+            x = x.next
+        return x if x is not None and x.counted else None
 
     cdef void abandon(self, Exchange x, double now) noexcept:
         # Ends one whose caller has gone.

@@ -1,9 +1,11 @@
 # Where every request of one loop comes in. See dispatch.pyi.
 from libc.stdint cimport int64_t
+from libcpp cimport bool as cbool
 from libcpp.string cimport string
 
+from kernels.deployment cimport Deployment
 from kernels.exchange cimport Exchange
-from kernels.infer cimport WireLimits
+from kernels.infer cimport WireError, WireLimits
 from kernels.loop cimport LoopIntake
 from kernels.meters cimport Meters
 from kernels.routes cimport RouteTable
@@ -19,6 +21,16 @@ cdef class Dispatcher(LoopIntake):
     cdef readonly int64_t max_in_flight
     cdef readonly Meters unrouted      # requests that reached no deployment
     cdef str refusing                  # why everything is refused, or None
+    # Rollouts with events that wait to be told: added by `report`, taken by `tell`.
+    cdef list reporting
+    cdef cbool is_urgent               # some of them at the end of this wake-up
+    cdef double tell_at                # the others then; 0 when there are none
+    cdef public object on_events
 
+    cdef cbool decode(self, Exchange x, WireError& error) except? False
+    cdef cbool bind(self, Exchange x, Deployment d, WireError& error) except? False
+    cdef void enter(self, Deployment d, Exchange x) noexcept
+    cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept
+    cdef int tell(self) except -1
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept

@@ -5,15 +5,24 @@ from libcpp cimport bool as cbool
 from libcpp.string cimport string
 
 from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS
-from kernels.deployment cimport Binding, Deployment, bind
-from kernels.exchange cimport (ANSWERED, DEADLINE_EXCEEDED, GRPC, INVALID_ARGUMENT, NOT_FOUND, QUEUED, RECEIVING,
-                               RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange)
-from kernels.infer cimport WireError, clipped, kMaxRank, string_view
+from kernels.deployment cimport Deployment
+from kernels.exchange cimport (ANSWERED, DEADLINE_EXCEEDED, FAILED_PRECONDITION, GRPC, INVALID_ARGUMENT, NOT_FOUND, OK,
+                               QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE, Exchange)
+from kernels.infer cimport Attribute, WireError, clipped, kMaxRank, string_view
 from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
 from kernels.meters cimport OTHER, REJECTED, Meters
-from kernels.routes cimport FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, RouteTable
+from kernels.rollout cimport Rollout
+from kernels.routes cimport (FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, ModelRoute,
+                             RouteTable)
+from kernels.signature cimport Binding, bind
 from kernels.wire cimport decode_proto, match_infer_path
+
+cdef enum:
+    MAX_HEADER_NAME = 128
+
+# Slow answers are common at the lowest threshold: they are told together so often, failed ones at once.
+cdef double GATHER_SECONDS = 0.01
 
 
 @cython.final
@@ -30,6 +39,7 @@ cdef class Dispatcher(LoopIntake):
         self.unrouted = Meters()
         self.dirty = []
         self.deployments = []
+        self.reporting = []
 
     def add(self, Deployment deployment):
         deployment.loop = self
@@ -46,6 +56,11 @@ cdef class Dispatcher(LoopIntake):
     @route_table.setter
     def route_table(self, RouteTable table not None):
         self.routes = table
+        self.wants_headers = table.has_headers
+        # Read while a request is decoded only; the table lives as long as it is the one in force.
+        self.limits.wanted_parameters = NULL
+        if not table.parameters.empty():
+            self.limits.wanted_parameters = &table.parameters
 
     @property
     def refusal(self):
@@ -58,42 +73,67 @@ cdef class Dispatcher(LoopIntake):
     cdef cbool match_http(self, Exchange x, const char* path, size_t size) noexcept:
         return match_infer_path(string_view(path, size), x.request.arena, x.request.model, x.request.version)
 
+    cdef cbool wants_header(self, string_view name) noexcept:
+        return self.routes.headers.find(name) >= 0
+
+    cdef void take_header(self, Exchange x, string_view name, string_view value) noexcept:
+        cdef char[MAX_HEADER_NAME] lowered
+        cdef Attribute attribute
+        cdef size_t i
+        cdef char c
+        if name.size() > MAX_HEADER_NAME:
+            return
+        for i in range(name.size()):
+            c = name.data()[i]
+            lowered[i] = c | 0x20 if c"A" <= c <= c"Z" else c
+        attribute.name = string_view(lowered, name.size())
+        if not self.wants_header(attribute.name):
+            return
+        try:
+            attribute.name = x.request.arena.copy(attribute.name)
+            attribute.value = x.request.arena.copy(value)
+            x.request.attributes.push_back(attribute)
+        except MemoryError:
+            pass  # divided as if it did not have it; what follows will not find memory either
+
     cdef void submit(self, Exchange x) noexcept:
         cdef double now = monotonic()
         cdef WireError error
-        cdef Binding binding
+        cdef ModelRoute route
         cdef Deployment d
-        cdef cbool decoded
         cdef int miss = FOUND, reason
-        cdef double limit
         if x.arrived == 0:
             x.arrived = now
         if self.refusing is not None:
             self.refuse(x, self.unrouted, UNAVAILABLE, self.refusing.encode(), now)
             return
         try:
-            if x.protocol == GRPC:
-                decoded = decode_proto(x.request.body.data(), x.request.body.size(), x.request, self.limits, error)
-            else:
-                decoded = self.json.decode(x.request.body.data(), x.request.body.size(), x.header_length, x.request,
-                                           self.limits, error)
-            if not decoded:
+            if not self.decode(x, error):
                 self.refuse(x, self.unrouted, error.code, error.text, now)
                 return
-            target = self.routes.pick(x.request.model, x.request.version, &miss)
+            route = self.routes.find(x.request.model)
+            if route is None:
+                self.refuse_unrouted(x, UNKNOWN_MODEL, now)
+                return
+            if route.rollout is not None and x.request.version.empty():
+                target = route.rollout.divide(x)
+                if target is None:
+                    miss = VERSION_NOT_READY
+            else:
+                target = route.pick(x.request.version, &miss)
             if target is None:
                 self.refuse_unrouted(x, miss, now)
                 return
             d = <Deployment>target
-            if not bind(d.signature, x.request, binding, error):
-                self.refuse(x, d.meters, error.code, error.text, now)
+            if x.arm >= 0 and d.is_down() and self.turn(x, d, OK, now):
+                return
+            if not self.bind(x, d, error):
+                # What the stable version takes is well-formed, so it is the arm's failure not to take it.
+                if x.arm < 0 or not self.turn(x, d, FAILED_PRECONDITION, now):
+                    self.refuse(x, d.meters, error.code, error.text, now)
                 return
         except MemoryError:
             self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
-            return
-        if binding.nbytes + 64 * <int64_t>x.request.inputs.size() > <int64_t>d.slot_bytes:
-            text = f"inputs of {binding.nbytes} bytes exceed the batch limit of {d.slot_bytes} bytes"
-            self.refuse(x, d.meters, INVALID_ARGUMENT, text.encode(), now)
             return
         if self.in_flight >= self.max_in_flight:
             d.meters.shed(QUEUE_ROWS)
@@ -101,6 +141,39 @@ cdef class Dispatcher(LoopIntake):
             self.refuse(x, d.meters, RESOURCE_EXHAUSTED,
                         f"{self.in_flight} requests are in flight, the limit is {self.max_in_flight}".encode(), now)
             return
+        if x.deadline > 0 and x.deadline <= now:
+            d.meters.shed(EXPIRED)
+            self.refuse(x, d.meters, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+            return
+        reason = d.queue.offer(x, now, d.backlog(now), 1 if len(d.lanes) == 0 else <int>len(d.lanes))
+        if reason != ADMITTED:
+            if x.arm >= 0 and self.turn(x, d, OK, now):
+                return
+            d.meters.shed(reason)
+            d.meters.failed(REJECTED, now - x.arrived)
+            d.meters.answered(x.protocol, x.code, now - x.arrived)
+            x.stage = ANSWERED
+            x.sink.reply(x)
+            return
+        x.queued = now
+        self.enter(d, x)
+
+    cdef cbool decode(self, Exchange x, WireError& error) except? False:
+        if x.protocol == GRPC:
+            return decode_proto(x.request.body.data(), x.request.body.size(), x.request, self.limits, error)
+        return self.json.decode(x.request.body.data(), x.request.body.size(), x.header_length, x.request, self.limits,
+                                error)
+
+    cdef cbool bind(self, Exchange x, Deployment d, WireError& error) except? False:
+        # Whether the deployment takes the request; it then says what its queue must know of it.
+        cdef Binding binding
+        cdef double limit
+        if not bind(d.signature, x.request, binding, error):
+            return False
+        if binding.nbytes + 64 * <int64_t>x.request.inputs.size() > <int64_t>d.slot_bytes:
+            error.code = INVALID_ARGUMENT
+            error.text = f"inputs of {binding.nbytes} bytes exceed the batch limit of {d.slot_bytes} bytes".encode()
+            return False
         x.inputs_mask = binding.inputs_mask
         x.outputs_mask = binding.outputs_mask
         x.group = binding.group
@@ -112,20 +185,11 @@ cdef class Dispatcher(LoopIntake):
             limit = x.arrived + x.request.timeout_us * 1e-6
             if x.deadline == 0 or limit < x.deadline:
                 x.deadline = limit
-        if x.deadline > 0 and x.deadline <= now:
-            d.meters.shed(EXPIRED)
-            self.refuse(x, d.meters, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
-            return
-        reason = d.queue.offer(x, now, d.backlog(now), 1 if len(d.lanes) == 0 else <int>len(d.lanes))
-        if reason != ADMITTED:
-            d.meters.shed(reason)
-            d.meters.failed(REJECTED, now - x.arrived)
-            d.meters.answered(x.protocol, x.code, now - x.arrived)
-            x.stage = ANSWERED
-            x.sink.reply(x)
-            return
+        return True
+
+    cdef void enter(self, Deployment d, Exchange x) noexcept:
+        # What has been put into its queue is the deployment's.
         x.stage = QUEUED
-        x.queued = now
         x.owner = d
         d.in_flight += 1
         if d.in_flight > d.in_flight_peak:
@@ -137,6 +201,84 @@ cdef class Dispatcher(LoopIntake):
             d.dirty = True
             self.dirty.append(d)
             self.schedule()
+
+    cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept:
+        # Has the stable version answer what an arm will not run. With a code, that is the arm's failure, if the stable
+        # version takes it.
+        cdef Rollout rollout = <Rollout>x.rollout
+        cdef int arm = x.arm
+        cdef cbool counted = x.counted
+        cdef uint64_t unit = x.unit
+        cdef cbool has_unit = x.has_unit
+        if self.in_flight >= self.max_in_flight or (code != OK and not rollout.retries):
+            return False
+        if not self.reroute(x, d, now):
+            return False
+        if counted and code != OK:
+            rollout.fail_unrun(arm, has_unit, unit, code, now)
+            self.report(rollout, True, now)
+        return True
+
+    cdef cbool reroute(self, Exchange x, object origin, double now) noexcept:
+        cdef ModelRoute route
+        cdef Deployment d
+        cdef WireError error
+        if x.deadline > 0 and x.deadline <= now:
+            return False
+        try:
+            route = self.routes.find(x.request.model)
+            if route is None or route.default is None or route.default is origin:
+                return False
+            d = <Deployment>route.default
+            # Binding to the first signature may have reordered and reshaped the inputs: begin with what was received.
+            x.request.inputs.clear()
+            x.request.outputs.clear()
+            x.request.attributes.clear()
+            if not self.decode(x, error) or not self.bind(x, d, error):
+                return False
+        except MemoryError:
+            return False
+        x.code = OK
+        x.message.clear()
+        x.retry_after = 0.0
+        x.answer.clear()
+        x.answer_header_length = -1
+        x.shed = 0
+        x.solo = False
+        x.counted = False
+        x.rollout = None
+        x.arm = -1
+        x.queued = now
+        # It was admitted once: the limits of the queue are not asked again.
+        d.queue.give_back(x, now)
+        self.enter(d, x)
+        return True
+
+    cdef void report(self, object rollout, cbool is_urgent, double now) noexcept:
+        cdef Rollout r = <Rollout>rollout
+        if not r.is_reported:
+            r.is_reported = True
+            self.reporting.append(r)
+        if is_urgent:
+            self.is_urgent = True
+            self.schedule()
+        elif self.tell_at == 0:
+            self.tell_at = now + GATHER_SECONDS
+            self.arm(self.tell_at)
+
+    cdef int tell(self) except -1:
+        cdef Rollout rollout
+        self.is_urgent = False
+        self.tell_at = 0
+        if not self.reporting:
+            return 0
+        events = []
+        reporting, self.reporting = self.reporting, []
+        for rollout in reporting:
+            rollout.drain(events)
+        if self.on_events is not None and events:
+            self.on_events(events)
+        return 0
 
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept:
         cdef bytes model = clipped(x.request.model, 256), version = clipped(x.request.version, 64)
@@ -178,6 +320,8 @@ cdef class Dispatcher(LoopIntake):
             for d in dirty:
                 d.kick(now)
         self.flush()
+        if self.is_urgent:
+            self.tell()
 
     def on_timer(self):
         """The timer fired: drop what has expired, run what was held back, answer what runs past its deadline."""
@@ -188,3 +332,7 @@ cdef class Dispatcher(LoopIntake):
             d.expire(now)
             d.kick(now)
         self.flush()
+        if self.tell_at > now:
+            self.arm(self.tell_at)
+        elif self.tell_at > 0:
+            self.tell()

@@ -1,6 +1,6 @@
 # The one object a request has, and the two roles that pass it on: an `Intake` takes requests in, a `ReplySink` takes
 # answers out. See exchange.pyi for what each promises.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 
@@ -62,6 +62,14 @@ cdef class Exchange:
     cdef uint64_t inputs_mask    # bit i: input i of the signature is given; request.inputs is in signature order
     cdef cbool batched           # the first dimension of every tensor counts rows
     cdef object owner            # the deployment that queued it
+
+    # Rollout: set by `Rollout.divide` for what its weights or rules sent here, cleared when it is handed over.
+    cdef object rollout          # that Rollout, or None
+    cdef int8_t arm              # which of its arms; -1 for the stable version
+    cdef cbool counted           # drawn at random and not yet evidence: its end counts
+    cdef cbool has_unit
+    cdef uint64_t unit           # what it sticks by, hashed
+
     cdef Exchange next, previous  # links of the queue or of the pool that holds it
 
     # Outcome.
@@ -86,10 +94,15 @@ cdef class ReplySink:
 
 
 cdef class Intake:
+    cdef cbool wants_headers     # `take_header` is to be called with each header, between acquire and submit
     # A cleared exchange in stage RECEIVING.
     cdef Exchange acquire(self, ReplySink sink, int64_t stream_id, uint8_t protocol)
     # True when `path` (HTTP, without query) is an inference call: model and version are then set on the exchange.
     cdef cbool match_http(self, Exchange exchange, const char* path, size_t size) noexcept
+    # One header of the request, name in any case. Keeps what routing will look at. Both are copied.
+    cdef void take_header(self, Exchange exchange, string_view name, string_view value) noexcept
+    # The same question, before there is an exchange; name in lower case.
+    cdef cbool wants_header(self, string_view name) noexcept
     # The whole message is in exchange.request.body. Answers now or later, through exchange.sink, exactly once,
     # unless cancelled.
     cdef void submit(self, Exchange exchange) noexcept

@@ -5,10 +5,16 @@ cdef class Exchange:
     def __cinit__(self):
         self.header_length = -1
         self.answer_header_length = -1
+        self.arm = -1
 
     cdef void reset(self) noexcept:
         self.sink = None
         self.owner = None
+        self.rollout = None
+        self.arm = -1
+        self.counted = False
+        self.has_unit = False
+        self.unit = 0
         self.next = None
         self.previous = None
         self.stream_id = 0
@@ -51,6 +57,12 @@ cdef class Intake:
         raise AssertionError("this is a bug: Intake is abstract")
 
     cdef cbool match_http(self, Exchange exchange, const char* path, size_t size) noexcept:
+        return False
+
+    cdef void take_header(self, Exchange exchange, string_view name, string_view value) noexcept:
+        pass
+
+    cdef cbool wants_header(self, string_view name) noexcept:
         return False
 
     cdef void submit(self, Exchange exchange) noexcept:

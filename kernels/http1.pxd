@@ -61,6 +61,7 @@ cdef class Http1Protocol(RequestOwner):
     cdef size_t await_head(self, size_t at) noexcept
     cdef size_t take_head(self, const uint8_t* data, size_t size) except? -1
     cdef int accept(self, Head& head) except -1
+    cdef void give_headers(self, Exchange exchange, Head& head) noexcept
     cdef HttpRequest new_request(self, Head& head, int64_t sequence)
     cdef int finish_message(self) except -1
     cdef void refuse(self, int status, const char* reason, bint is_head) noexcept

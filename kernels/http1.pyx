@@ -325,6 +325,8 @@ cdef class Http1Protocol(RequestOwner):
             exchange.header_length = head.header_length
             if head.timeout > 0:
                 exchange.deadline = self.read_at + head.timeout
+            if self.intake.wants_headers:
+                self.give_headers(exchange, head)
             content = &exchange.request.body
             slot.kind = SlotKind.EXCHANGE
             slot.item = <PyObject*>exchange
@@ -350,6 +352,12 @@ cdef class Http1Protocol(RequestOwner):
         elif self.body.is_done():
             self.finish_message()
         return 0
+
+    cdef void give_headers(self, Exchange exchange, Head& head) noexcept:
+        cdef size_t i
+        for i in range(head.count):
+            self.intake.take_header(exchange, string_view(head.fields[i].name, head.fields[i].name_size),
+                                    string_view(head.fields[i].value, head.fields[i].value_size))
 
     cdef HttpRequest new_request(self, Head& head, int64_t sequence):
         cdef HttpRequest request = HttpRequest.__new__(HttpRequest)

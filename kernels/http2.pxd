@@ -39,6 +39,8 @@ cdef extern from "http2_session.hpp" namespace "sluice":
 
     cdef cppclass Host:
         void* self
+        const cbool* wants_headers
+        cbool (*wants_header)(void*, string_view) noexcept
         void (*open_unary)(void*, Stream*) noexcept
         void (*submit)(void*, Stream*) noexcept
         void (*cancel)(void*, void*) noexcept

@@ -68,11 +68,18 @@ cdef class Http2Shared:
 
 # ---- what the session calls; `self` is the protocol, the stream's owner an Exchange or a Call
 
+cdef cbool wants_header(void* self, string_view name) noexcept:
+    return (<Http2Protocol>self).intake.wants_header(name)
+
+
 cdef void open_unary(void* self, Stream* stream) noexcept:
     protocol = <Http2Protocol>self
+    cdef size_t i
     exchange = protocol.intake.acquire(protocol, stream.id, GRPC)
     exchange.arrived = stream.arrived
     exchange.deadline = stream.deadline
+    for i in range(stream.metadata.size()):
+        protocol.intake.take_header(exchange, view_of(stream.metadata[i].first), view_of(stream.metadata[i].second))
     Py_INCREF(exchange)
     stream.owner = <void*>exchange
     stream.body = &exchange.request.body
@@ -167,6 +174,8 @@ cdef class Http2Protocol(ReplySink):
                 transport.set_write_buffer_limits(high=0)
         cdef Host host
         host.self = <void*>self
+        host.wants_headers = &self.intake.wants_headers
+        host.wants_header = wants_header
         host.open_unary = open_unary
         host.submit = submit
         host.cancel = cancel

@@ -112,7 +112,12 @@ inline void Http2Session::take_header(Stream& stream, std::string_view name, std
         default:
             break;
     }
-    if (stream.is_infer || name.empty() || grpc::is_reserved(name)) return;
+    if (stream.is_infer) {
+        if (host_.wants_headers && *host_.wants_headers && host_.wants_header(host_.self, name))
+            stream.metadata.emplace_back(name, value);
+        return;
+    }
+    if (name.empty() || grpc::is_reserved(name)) return;
     if (!grpc::is_binary(name)) {
         stream.metadata.emplace_back(name, value);
         return;

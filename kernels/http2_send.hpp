@@ -156,7 +156,10 @@ inline void Http2Session::field(std::string_view name, std::string_view value, b
 inline void Http2Session::add_status_fields(const Stream& stream, char* scratch, size_t size) {
     field("grpc-status", grpc::status_text(stream.code), true);
     if (!stream.message.empty()) field("grpc-message", stream.message, false);
-    if (!stream.served_version.empty()) field("sluice-model-version", stream.served_version, false);
+    if (!stream.served_version.empty()) {
+        field("sluice-model-version", stream.served_version, false);
+        pool_.fields.back().flags = NGHTTP2_NV_FLAG_NO_COPY_NAME;
+    }
     if (stream.retry_after > 0.0) {
         int n = std::snprintf(scratch, size, "%.0f", std::ceil(std::min(stream.retry_after, 1e6) * 1e3));
         field("grpc-retry-pushback-ms", {scratch, static_cast<size_t>(n)}, false);

@@ -23,7 +23,11 @@ namespace sluice {
 // What the session asks of its owner. `self` is the owner. None of these throws.
 struct Host {
     void* self = nullptr;
-    // Gives the stream an exchange: sets `owner` and `body`.
+    // Whether `wants_header` is worth asking; null: never. Outlives the session.
+    const bool* wants_headers = nullptr;
+    // Whether an inference's header is to be kept in `metadata`, in its encoded form.
+    bool (*wants_header)(void* self, std::string_view name) = nullptr;
+    // Gives the stream an exchange: sets `owner` and `body`. Takes `metadata`.
     void (*open_unary)(void* self, Stream* stream) = nullptr;
     // The exchange's message is complete.
     void (*submit)(void* self, Stream* stream) = nullptr;

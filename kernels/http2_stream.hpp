@@ -68,7 +68,7 @@ struct Stream {
     double arrived = 0.0;
     double deadline = 0.0;  // monotonic, 0 for none
     std::string path;       // empty for an inference
-    Metadata metadata;      // empty for an inference
+    Metadata metadata;      // of an inference: what the host wants to see
 
     // Message being received. An inference's goes to `*body`, which belongs to the owner; everything else to `raw`.
     uint8_t prefix[grpc::kPrefix] = {};

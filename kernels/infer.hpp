@@ -159,6 +159,13 @@ struct RequestedOutput {
     int8_t binary = -1;          // -1 not said, 0 JSON, 1 binary (HTTP only)
 };
 
+// What somebody asked to see of a request besides its tensors: a header of the transport, or a request parameter.
+struct Attribute {
+    std::string_view name;  // a header's in lower case
+    std::string_view value;
+    bool is_parameter = false;
+};
+
 struct InferRequest {
     Buffer body;
     Arena arena;
@@ -173,6 +180,7 @@ struct InferRequest {
     uint64_t priority = 0;            // parameter `priority`: 0 default, 1 highest
     int64_t timeout_us = 0;           // parameter `timeout`: 0 none
     bool binary_data_output = false;  // HTTP: the default for outputs when none is listed
+    std::vector<Attribute> attributes;  // in the arena; empty unless a route asks for some
     bool raw = false;                 // gRPC: raw_input_contents was used, so the answer is raw too
 
     void clear() {
@@ -182,6 +190,7 @@ struct InferRequest {
         has_id = false;
         inputs.clear();
         outputs.clear();
+        attributes.clear();
         priority = 0;
         timeout_us = 0;
         binary_data_output = raw = false;
@@ -204,6 +213,8 @@ struct WireLimits {
     size_t max_rank = kMaxRank;
     size_t max_json_depth = 32;
     size_t max_tensor_bytes = size_t{1} << 30;  // shape product times element size, per tensor
+    // Names of request parameters to keep as attributes; null: none. Whoever sets it keeps them alive.
+    const std::vector<std::string>* wanted_parameters = nullptr;
 };
 
 // One output tensor of one request, to encode. `data` holds `size` bytes in the wire's raw form.

@@ -75,6 +75,11 @@ cdef extern from "infer.hpp" namespace "sluice" nogil:
         int64_t classification
         int8_t binary
 
+    cdef cppclass Attribute:
+        string_view name
+        string_view value
+        cbool is_parameter
+
     cdef cppclass InferRequest:
         Buffer body
         Arena arena
@@ -84,6 +89,7 @@ cdef extern from "infer.hpp" namespace "sluice" nogil:
         cbool has_id
         vector[TensorView] inputs
         vector[RequestedOutput] outputs
+        vector[Attribute] attributes
         uint64_t priority
         int64_t timeout_us
         cbool binary_data_output
@@ -99,6 +105,7 @@ cdef extern from "infer.hpp" namespace "sluice" nogil:
         size_t max_rank
         size_t max_json_depth
         size_t max_tensor_bytes
+        const vector[string]* wanted_parameters
 
     cdef cppclass OutputView:
         string_view name

@@ -1,5 +1,6 @@
 # What every part of one event loop's data plane shares. See loop.pyi.
 from libc.stdint cimport int64_t
+from libcpp cimport bool as cbool
 
 from kernels.exchange cimport Exchange, Intake, ReplySink
 
@@ -18,6 +19,11 @@ cdef class LoopIntake(Intake):
     cdef double wake                   # when it fires, 0 when it is not armed
     cdef readonly int64_t in_flight    # admitted, and neither answered nor cancelled
 
+    # Another deployment than `origin` answers the request, in which nothing of it is held any more, if there is one that
+    # can and it is not too late. True: it is queued there. False: it is the caller's as before, but for its tensor views.
+    cdef cbool reroute(self, Exchange x, object origin, double now) noexcept
+    # Has the events that wait in a `Rollout` told: at the end of this wake-up, or a little later with others.
+    cdef void report(self, object rollout, cbool is_urgent, double now) noexcept
     # Asks for `settle` at the end of this wake-up.
     cdef void schedule(self) noexcept
     cdef void flush(self) noexcept

@@ -2,6 +2,7 @@
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.time cimport time_t
+from libcpp cimport bool as cbool
 
 from kernels.exchange cimport RECEIVING, Exchange, Intake, ReplySink
 
@@ -80,6 +81,12 @@ cdef class LoopIntake(Intake):
             sink.touched = True
             self.touched.append(sink)
             self.schedule()
+
+    cdef cbool reroute(self, Exchange x, object origin, double now) noexcept:
+        return False
+
+    cdef void report(self, object rollout, cbool is_urgent, double now) noexcept:
+        pass
 
     cdef void schedule(self) noexcept:
         if not self.settle_scheduled:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Generic, Literal, TypeVar
 
+from kernels.rollout import Rollout
+
 Target = TypeVar("Target")
 
 class ModelRoute(Generic[Target]):
@@ -10,11 +12,22 @@ class ModelRoute(Generic[Target]):
 
     A version that exists and is not ready maps to None. Without a default, a model that has such a version is not
     ready, and one that has none has no versions.
+
+    An alias stands for the version of that name wherever a call names one, and is not ready when that is not. A rollout
+    divides the calls that name none; the default is then its stable version.
     """
 
     default: Target | None
     versions: dict[str, Target | None]
-    def __init__(self, default: Target | None, versions: Mapping[str, Target | None]) -> None: ...
+    aliases: dict[str, str]
+    rollout: Rollout[Target] | None
+    def __init__(
+        self,
+        default: Target | None,
+        versions: Mapping[str, Target | None],
+        aliases: Mapping[str, str] = ...,
+        rollout: Rollout[Target] | None = None,
+    ) -> None: ...
 
 class RouteTable(Generic[Target]):
     models: dict[str, ModelRoute[Target]]

@@ -58,6 +58,7 @@ private:
 
     bool request_parameters() {
         return cursor_.parameters(2, [&](std::string_view key, const ParameterValue& value) {
+            if (limits_.wanted_parameters) [[unlikely]] keep_parameter(key, value, limits_, out_);
             return parameters_.note(key, value, error_);
         });
     }

@@ -2,6 +2,7 @@
 // must refuse rather than ignore, and all others, which pass unread.
 #pragma once
 
+#include <charconv>
 #include <cstdint>
 #include <string_view>
 
@@ -34,6 +35,26 @@ struct ParameterValue {
         return value <= most;
     }
 };
+
+// Keeps a parameter that routing wants to see, as text, if it is a string or a whole number. The first of two counts.
+[[gnu::cold, gnu::noinline]] inline void keep_parameter(std::string_view key, const ParameterValue& value,
+                                                        const WireLimits& limits, InferRequest& request) {
+    using Kind = ParameterValue::Kind;
+    for (const std::string& name : *limits.wanted_parameters) {
+        if (key != name) continue;
+        char digits[24];
+        std::string_view text = value.text;
+        if (value.kind == Kind::INT64 || value.kind == Kind::UINT64) {
+            auto end = value.kind == Kind::INT64 ? std::to_chars(digits, digits + sizeof digits, value.integer).ptr
+                                                 : std::to_chars(digits, digits + sizeof digits, value.natural).ptr;
+            text = {digits, static_cast<size_t>(end - digits)};
+        } else if (value.kind != Kind::STRING) {
+            return;
+        }
+        request.attributes.push_back({request.arena.copy(key), request.arena.copy(text), true});
+        return;
+    }
+}
 
 // The request's own parameters. The last of two with one key counts, so they are judged at the end.
 class RequestParameters {

@@ -50,6 +50,7 @@ private:
                     std::string_view key;
                     ParameterValue value;
                     if (!parameter(chunk, key, value) || !parameters_.note(key, value, error_)) return false;
+                    if (limits_.wanted_parameters) [[unlikely]] keep_parameter(key, value, limits_, out_);
                     break;
                 }
                 case 5: if (!input(chunk)) return false; break;
