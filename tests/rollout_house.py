@@ -61,7 +61,7 @@ class FakePlane:
         self.routes: dict[str, RolloutRoute] = {}
         self.aliases: dict[str, Mapping[str, int]] = {}
         self.counts: dict[tuple[str, str, float], list[int]] = {}
-        self._callback: Callable[[Sequence[ArmEvents]], None] = lambda batch: None
+        self._callback: Callable[[list[ArmEvents]], None] = lambda batch: None
 
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
         if route is None:
@@ -72,9 +72,11 @@ class FakePlane:
     def set_aliases(self, model: str, aliases: Mapping[str, int]) -> None:
         self.aliases[model] = aliases
 
-    def on_events(self, callback: Callable[[Sequence[ArmEvents]], None]) -> Callable[[], None]:
+    def on_events(self, callback: Callable[[list[ArmEvents]], None]) -> None:
         self._callback = callback
-        return lambda: None
+
+    def compute_quantiles(self, model: str, version: int, quantiles: Sequence[float]) -> tuple[float, ...] | None:
+        return None
 
     def arm_counts(self, model: str) -> list[ArmCounts]:
         return [

@@ -15,7 +15,7 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, messages, output, print_json
 from gateway.cli.registry import Model, complete_version, told
 from gateway.cli.rollout_access import Doc, Rollouts, open_rollouts
-from gateway.cli.rollout_report import Outcome, outcome_of, to_junit
+from gateway.cli.rollout_report import decided, outcome_of, to_junit
 from gateway.cli.rollout_view import style_of, to_history, to_list, to_view
 from gateway.cli.token import duration
 
@@ -91,7 +91,7 @@ def watch(
         document = find(rollouts, name, id)
         with Live(to_view(document), console=output(), auto_refresh=False) as live:
             last = follow(rollouts, document, None, lambda document: live.update(to_view(document), refresh=True))
-    raise typer.Exit(outcome_of(last) or Outcome.PROMOTED)
+    raise typer.Exit(decided(last))
 
 
 def _command(verb: str, help: str) -> None:
@@ -193,7 +193,7 @@ def _wait(rollouts: Rollouts, document: Doc, seconds: float | None, junit: Path 
     began = time.monotonic()
     until = None if seconds is None else began + seconds
     last = follow(rollouts, document, until, lambda document: None)
-    outcome = outcome_of(last) or Outcome.INCONCLUSIVE
+    outcome = decided(last)
     if junit is not None:
         junit.write_bytes(to_junit(last, outcome, time.monotonic() - began))
     if as_json:

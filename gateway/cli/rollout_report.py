@@ -24,6 +24,12 @@ def outcome_of(rollout: dict[str, Any]) -> Outcome | None:
     return OUTCOMES.get(rollout["outcome"])
 
 
+def decided(rollout: dict[str, Any]) -> Outcome:
+    """At the end of a wait: what nobody could tell until then is inconclusive."""
+    outcome = outcome_of(rollout)
+    return Outcome.INCONCLUSIVE if outcome is None else outcome
+
+
 def to_junit(rollout: dict[str, Any], outcome: Outcome, seconds: float) -> bytes:
     """One suite: a case for each guard, which fails when it fired, and one for the whole, which fails when the version
     was rolled back and is an error when nobody could tell."""

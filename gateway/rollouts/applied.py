@@ -3,7 +3,7 @@ latencies and readiness out of it. It decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from gateway.activity import quantile
 from gateway.lifecycle import State as Life
@@ -38,7 +38,7 @@ class Applied:
         self._counting: frozenset[str] = frozenset()
         models.subscribe(self._unpin)
 
-    def listen(self, on_events: Callable[[Sequence[ArmEvents]], None]) -> None:
+    def listen(self, on_events: Callable[[list[ArmEvents]], None]) -> None:
         self._plane.on_events(on_events)
 
     def apply(self, followers: Iterable[Follower]) -> None:
@@ -98,14 +98,11 @@ class Applied:
 
     def thresholds(self, follower: Follower) -> tuple[float, float, float] | None:
         """What is slow by the stable version so far: seconds in the engine; None while nothing ran there."""
-        guard, meters = follower.plan.guards.latency, self._meters(follower.row.model, follower.row.stable)
-        if guard is None or meters is None:
+        guard, row = follower.plan.guards.latency, follower.row
+        found = self._plane.compute_quantiles(row.model, row.stable, QUANTILES) if guard is not None else None
+        if guard is None or found is None or found[0] <= 0:
             return None
-        snapshot = meters.compute.snapshot()
-        found = [quantile(q, snapshot.bounds, snapshot.cumulative) for q in QUANTILES]
-        if None in found:
-            return None
-        p50, p90, p99 = (float(one or 0.0) for one in found)
+        p50, p90, p99 = found
         return Thresholds.frozen(p50, p90, p99, guard.tolerance).seconds
 
     def latencies(self, follower: Follower) -> dict[str, tuple[float | None, float | None]]:

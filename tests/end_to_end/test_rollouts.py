@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import subprocess
@@ -60,7 +61,8 @@ class Operator:
     """Somebody with the command line, the files of versions, and one registry."""
 
     def __init__(self, folder: Path, url: str, artifacts: Path, *options: str) -> None:
-        self.folder, self.options = folder, options
+        self.folder, self.url, self.options = folder, url, options
+        self.settings: dict[str, str] = {}
         self.catalog = Catalog(url)
         self.store = LocalArtifacts(artifacts)
 
@@ -181,34 +183,6 @@ def test_a_rollout_survives_the_gateway_and_never_gets_ahead_of_itself(
     assert not traffic.failures
 
 
-def test_an_abort_takes_effect_while_the_database_is_down_and_is_recorded_when_it_is_back(
-    start_gateway: StartGateway, shared: list[Operator], postgresql: PostgreSQLServer, tmp_path: Path
-) -> None:
-    operator = shared[0]
-    operator.publish(models.version_of(2), "better")
-    plan = operator.plan({"steps": [{"setWeight": 50}, {"pause": {}}]})
-    gateway = start_shared(start_gateway, operator, tmp_path / "one")
-    begun = operator.run("rollout", "start", MODEL, "--to", "2", "--plan", plan, "--json")
-    id = json.loads(begun.stdout)["id"]
-    remote = ("--id", id, "--admin-url", f"http://{gateway.admin_url}")
-    with callers(gateway) as traffic:
-        wait_until(lambda: versions(traffic, 50) == {"1", "2"}, why_not=gateway.log_text)
-        postgresql.stop()
-        try:
-            aborted = subprocess.run(
-                [sys.executable, "-m", "gateway", "rollout", "abort", MODEL, *remote],
-                cwd=ROOT, capture_output=True, text=True, timeout=60,
-            )  # fmt: skip
-            assert aborted.returncode == 0, aborted.stderr + gateway.log_text()
-            wait_until(lambda: versions(traffic, 100) == {"1"}, why_not=gateway.log_text)
-        finally:
-            postgresql.start()
-        wait_until(lambda: not operator.catalog.rollouts.get(id).is_active, why_not=gateway.log_text)
-        wait_until(lambda: len(traffic.outcomes) > 0 and versions(traffic, 100) == {"1"})
-    assert not traffic.failures
-    assert operator.champion() == 1
-
-
 # Replicas
 
 
@@ -219,22 +193,100 @@ def postgresql() -> Iterator[PostgreSQLServer]:
 
 
 @pytest.fixture
-def shared(tmp_path: Path, postgresql: PostgreSQLServer) -> Iterator[list[Operator]]:
-    """One registry in PostgreSQL, with version 1 as the champion."""
-    url = postgresql.database_url()
-    options = ("--config", str(tmp_path / "sluice.yaml"))
-    (tmp_path / "sluice.yaml").write_text(json.dumps({"registry": shared_registry(url, tmp_path)}))
-    operator = Operator(tmp_path / "made", url, tmp_path / "artifacts", *options)
+def shared(tmp_path: Path, postgresql: PostgreSQLServer) -> Iterator[Operator]:
+    """Of one registry in PostgreSQL, with version 1 as the champion."""
+    registry = {"database_url": postgresql.database_url(), "artifacts_url": str(tmp_path / "artifacts")}
+    config = tmp_path / "sluice.yaml"
+    config.write_text(json.dumps({"registry": registry}))
+    operator = Operator(
+        tmp_path / "made", registry["database_url"], tmp_path / "artifacts", "--config", str(config)
+    )
+    operator.settings = {f"registry.{name}": value for name, value in registry.items()}
     with contextlib.closing(operator.catalog):
         operator.publish(models.version_of(1), "good", alias="champion")
-        yield [operator]
+        yield operator
 
 
-def shared_registry(url: str, folder: Path) -> dict[str, str]:
-    return {"database_url": url, "artifacts_url": str(folder / "artifacts")}
+def start_three(start_gateway: StartGateway, operator: Operator, folder: Path) -> list[Gateway]:
+    return [
+        start_gateway(data_dir=folder / f"data-{number}", settings=operator.settings, wait=number == 2)
+        for number in range(3)
+    ]
 
 
-def start_shared(start_gateway: StartGateway, operator: Operator, data_dir: Path) -> Gateway:
-    settings = {f"registry.{name}": value for name, value in shared_registry(
-        operator.catalog_url, operator.store_folder.parent).items()}  # fmt: skip
-    return start_gateway(data_dir=data_dir, settings=settings)
+def test_three_gateways_follow_one_rollout_to_its_end(
+    start_gateway: StartGateway, shared: Operator, tmp_path: Path
+) -> None:
+    shared.publish(models.version_of(2), "better")
+    three = start_three(start_gateway, shared, tmp_path)
+    for gateway in three:
+        gateway.wait_ready()
+    with contextlib.ExitStack() as stack:
+        everywhere = [stack.enter_context(callers(gateway)) for gateway in three]
+        done = shared.roll_out(2)
+        assert done.returncode == 0, done.stderr + three[0].log_text()
+        wait_until(lambda: all(versions(traffic, 50) == {"2"} for traffic in everywhere))
+    assert not any(traffic.failures for traffic in everywhere)
+    assert shared.champion() == 2
+
+
+def test_the_leader_is_killed_and_a_bad_version_is_still_taken_back_everywhere(
+    start_gateway: StartGateway, shared: Operator, tmp_path: Path
+) -> None:
+    shared.publish(failing(), "bad")
+    three = start_three(start_gateway, shared, tmp_path)
+    for gateway in three:
+        gateway.wait_ready()
+    plan = shared.plan({"steps": [{"setWeight": 10}, {"pause": {}}]})
+    begun = json.loads(shared.run("rollout", "start", MODEL, "--to", "2", "--plan", plan, "--json").stdout)
+    store = shared.catalog.rollouts
+    wait_until(lambda: store.get(begun["id"]).status["weight"] == 0.1, why_not=three[0].log_text)
+    leader = store.get(begun["id"]).leader
+    of_leader = next(one for one in three if leader in (one.repository / "rollouts.json").read_text())
+    of_leader.kill()
+    left = [one for one in three if one is not of_leader]
+    with callers(left[0]) as first, callers(left[1]) as second:
+        wait_until(lambda: not store.get(begun["id"]).is_active, why_not=left[0].log_text)
+        answered = [len(first.outcomes), len(second.outcomes)]
+        wait_until(lambda: len(first.outcomes) > answered[0] + 500 and len(second.outcomes) > answered[1] + 500)
+        for traffic in (first, second):
+            last = [outcome for outcome in traffic.outcomes if outcome.version == "2"]
+            assert not last
+    assert not first.failures
+    assert not second.failures
+    assert shared.champion() == 1
+
+
+def test_an_abort_takes_effect_while_the_database_is_down_and_is_recorded_when_it_is_back(
+    start_gateway: StartGateway, shared: Operator, postgresql: PostgreSQLServer, tmp_path: Path
+) -> None:
+    shared.publish(models.version_of(2), "better")
+    gateway = start_gateway(data_dir=tmp_path / "one", settings=shared.settings)
+    plan = shared.plan({"steps": [{"setWeight": 50}, {"pause": {}}]})
+    id = json.loads(shared.run("rollout", "start", MODEL, "--to", "2", "--plan", plan, "--json").stdout)["id"]
+    with callers(gateway) as traffic:
+        wait_until(lambda: versions(traffic, 50) == {"1", "2"}, why_not=gateway.log_text)
+        postgresql.stop()
+        try:
+            aborted = gateway_abort(gateway, id)
+            assert aborted["state"] == "rolled_back"
+            answered = len(traffic.outcomes)
+            wait_until(lambda: len(traffic.outcomes) > answered + 300)
+            assert versions(traffic, 200) == {"1"}
+        finally:
+            postgresql.start()
+        wait_until(lambda: not shared.catalog.rollouts.get(id).is_active, why_not=gateway.log_text)
+        wait_until(lambda: versions(traffic, 100) == {"1"})
+    assert not traffic.failures
+    assert shared.champion() == 1
+
+
+def gateway_abort(gateway: Gateway, id: str) -> Any:
+    """By the admin API, as somebody who knows the rollout's id."""
+    connection = http.client.HTTPConnection(gateway.admin_url, timeout=30)
+    with contextlib.closing(connection):
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", f"/api/v1/rollouts/{id}:abort", b"{}", headers)
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        return json.loads(response.read())
