@@ -247,6 +247,7 @@ class RolloutController:
     async def _write(self, follower: Follower, decision: Decision) -> bool:
         """Whether the catalog has taken it."""
         change, row = change_of(follower.row, decision), follower.row
+        await self._write_down(follower)  # what it was decided on
         try:
             written = await self._store(lambda store: store.change(row.id, row.generation, change, ACTOR))
         except RolloutChanged:
@@ -278,6 +279,8 @@ class RolloutController:
 
     async def _record_one(self, follower: Follower, owed: Owed) -> None:
         row = follower.row
+        if row.id in self._shared:
+            await self._write_down(follower)  # what it was decided on
         try:
             written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
         except RolloutChanged:

@@ -72,6 +72,7 @@ def test_a_rollback_takes_effect_in_the_wake_up_of_the_deciding_event(house: Hou
     assert house.gateway.controller.rollbacks == {(MODEL, "failures"): 1}
     entry = house.catalog.rollouts.history(id)[-1]
     assert entry.after["evidence"]["fired"] == "failures"
+    assert house.service.get(id)["canary"]["failed"] == 5, "and what it was decided on is kept"
 
 
 def test_an_outage_of_both_arms_rolls_nothing_back(house: House) -> None:
