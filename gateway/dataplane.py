@@ -184,13 +184,13 @@ class DataPlane:
         return self._routing.arm_counts(model)
 
     def on_events(self, callback: Callable[[list[ArmEvents]], None]) -> None:
-        """Has one callback told of what went wrong: of failures within the wake-up that saw them, of slow answers within
-        10 ms. It may change routes. `arm_counts` has counted the requests by then."""
+        """Has one callback told of what went wrong: of failures within the wake-up that saw them, of slow answers
+        within 10 ms. It may change routes. `arm_counts` has counted the requests by then."""
         self.intake.on_events = callback
 
     def compute_quantiles(self, model: str, version: int, quantiles: Sequence[float]) -> tuple[float, ...] | None:
-        """Quantiles of the time that the version's batches took in the engine so far, of which `RolloutRoute.thresholds`
-        are multiples; interpolated between the bounds of its histogram. None while there was no batch."""
+        """Quantiles of the time that the version's batches took in the engine so far, which `RolloutRoute.thresholds`
+        may be multiples of; interpolated between the bounds of its histogram. None while there was no batch."""
         snapshot = self._meters_of(model, str(version)).compute.snapshot()
         return quantiles_of(snapshot, quantiles) if snapshot.cumulative[-1] else None
 

@@ -1,4 +1,5 @@
-"""Which version answers which call: the routes of every model, from what is published and what rollouts and aliases say.
+"""Which version answers which call: the routes of every model, from what is published and what rollouts and aliases
+say.
 
 It builds tables and knows what they count; the dispatcher follows them. It does not decide what is published.
 """
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from gateway.attempts import UNLOADED, IndexRow
 from gateway.lifecycle import State
-from gateway.rollouts.route import RolloutRoute
+from gateway.rollouts.route import RolloutRoute, Stickiness
 from kernels.deployment import Deployment
 from kernels.rollout import ArmCounts, ArmTally, Rollout
 from kernels.routes import ModelRoute, RouteTable
@@ -84,8 +85,6 @@ class Routing:
         if before is not None and before[0] == route and before[1] == versions:
             return before[2]
         rest = 1.0 - sum(arm.weight for arm in route.arms)
-        stickiness = route.stickiness
-        kind = "header" if stickiness is not None and stickiness.kind == "metadata" else stickiness and stickiness.kind
         division: Rollout[Deployment] = Rollout(
             model,
             versions.get(route.stable),
@@ -94,7 +93,7 @@ class Routing:
                 for arm in route.arms
             ],
             rules=[(rule.header.lower(), rule.kind, rule.value, versions.get(rule.version)) for rule in route.rules],
-            sticky=None if stickiness is None or kind is None else (kind, _sticky_name(kind, stickiness.name)),
+            sticky=_sticky(route.stickiness),
             retry=route.retry,
             salt=route.salt,
             thresholds=route.thresholds or (),
@@ -112,6 +111,10 @@ def _share(weight: float, rest: float) -> float:
     return 0.0 if weight == 0 else min(weight / (weight + max(rest, 0.0)), 1.0)
 
 
-def _sticky_name(kind: str, name: str) -> str:
+def _sticky(stickiness: Stickiness | None) -> tuple[str, str] | None:
     """Header names know no case; those of cookies and parameters do."""
-    return name.lower() if kind == "header" else name
+    if stickiness is None:
+        return None
+    if stickiness.kind in ("header", "metadata"):
+        return "header", stickiness.name.lower()
+    return stickiness.kind, stickiness.name

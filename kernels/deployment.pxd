@@ -24,6 +24,10 @@ cdef extern from "scatter.hpp" namespace "sluice" nogil:
                        vector[OutputView]&) except +
 
 
+cdef extern from "numbers.hpp" namespace "sluice" nogil:
+    cbool has_nan(const vector[OutputView]&)
+
+
 cdef class Deployment:
     cdef readonly str model, version
     cdef string version_name
@@ -55,6 +59,7 @@ cdef class Deployment:
     cdef void answer(self, Exchange x, double now) noexcept
     cdef void check_idle(self) noexcept
     cdef cbool is_down(self) noexcept
+    cdef cbool move_nan(self, Exchange x, double now) noexcept
     cdef void count(self, Exchange x, double now) noexcept
     cdef cbool move(self, Exchange x, double now) noexcept
     cdef Exchange move_chain(self, Exchange head, int code, string message, double now)

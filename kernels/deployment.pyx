@@ -279,6 +279,9 @@ cdef class Deployment:
                 x.fail(INTERNAL, <string>b"the model gave a BYTES output that ends too early")
             elif x.sink is not None:
                 self.encode(x)
+                if x.counted and x.code == OK and has_nan(self.views) and self.move_nan(x, now):
+                    x = following
+                    continue
             if x.sink is None:
                 self.abandon(x, now)
             else:
@@ -419,6 +422,18 @@ cdef class Deployment:
         self.loop.in_flight -= 1
         self.check_idle()
         return True
+
+    cdef cbool move_nan(self, Exchange x, double now) noexcept:
+        # An answer that holds no numbers counts as a failure. The caller has it all the same if no other can be had.
+        x.counted = False
+        (<Rollout>x.rollout).failed(x, DATA_LOSS, now)
+        self.loop.report(x.rollout, True, now)
+        x.code = DATA_LOSS
+        if self.move(x, now):
+            self.meters.failed(BACKEND, now - x.arrived)
+            return True
+        x.code = OK
+        return False
 
     cdef Exchange move_chain(self, Exchange head, int code, string message, double now):
         # Moves what it can; the others as a chain, in order.

@@ -28,7 +28,7 @@ cdef class Dispatcher(LoopIntake):
     cdef public object on_events
 
     cdef cbool decode(self, Exchange x, WireError& error) except? False
-    cdef cbool bind(self, Exchange x, Deployment d, WireError& error) except? False
+    cdef cbool fit(self, Exchange x, Deployment d, WireError& error) except? False
     cdef void enter(self, Deployment d, Exchange x) noexcept
     cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept
     cdef int tell(self) except -1

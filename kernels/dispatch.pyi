@@ -5,6 +5,7 @@ from collections.abc import Callable
 from kernels.deployment import Deployment
 from kernels.loop import LoopIntake
 from kernels.meters import Meters
+from kernels.rollout import ArmEvents
 from kernels.routes import RouteTable
 
 class Dispatcher(LoopIntake):
@@ -22,6 +23,9 @@ class Dispatcher(LoopIntake):
     """Assigning swaps every route in one step; requests in flight finish where they began."""
     refusal: str | None
     """While set, every request is answered UNAVAILABLE with this text."""
+    on_events: Callable[[list[ArmEvents]], None] | None
+    """Told of the events of all rollouts: failures at the end of the wake-up that saw them, slow answers within 10 ms.
+    It may assign `route_table`."""
     def __init__(
         self,
         *,

@@ -127,7 +127,7 @@ cdef class Dispatcher(LoopIntake):
             d = <Deployment>target
             if x.arm >= 0 and d.is_down() and self.turn(x, d, OK, now):
                 return
-            if not self.bind(x, d, error):
+            if not self.fit(x, d, error):
                 # What the stable version takes is well-formed, so it is the arm's failure not to take it.
                 if x.arm < 0 or not self.turn(x, d, FAILED_PRECONDITION, now):
                     self.refuse(x, d.meters, error.code, error.text, now)
@@ -164,7 +164,7 @@ cdef class Dispatcher(LoopIntake):
         return self.json.decode(x.request.body.data(), x.request.body.size(), x.header_length, x.request, self.limits,
                                 error)
 
-    cdef cbool bind(self, Exchange x, Deployment d, WireError& error) except? False:
+    cdef cbool fit(self, Exchange x, Deployment d, WireError& error) except? False:
         # Whether the deployment takes the request; it then says what its queue must know of it.
         cdef Binding binding
         cdef double limit
@@ -234,7 +234,7 @@ cdef class Dispatcher(LoopIntake):
             x.request.inputs.clear()
             x.request.outputs.clear()
             x.request.attributes.clear()
-            if not self.decode(x, error) or not self.bind(x, d, error):
+            if not self.decode(x, error) or not self.fit(x, d, error):
                 return False
         except MemoryError:
             return False

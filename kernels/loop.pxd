@@ -19,8 +19,8 @@ cdef class LoopIntake(Intake):
     cdef double wake                   # when it fires, 0 when it is not armed
     cdef readonly int64_t in_flight    # admitted, and neither answered nor cancelled
 
-    # Another deployment than `origin` answers the request, in which nothing of it is held any more, if there is one that
-    # can and it is not too late. True: it is queued there. False: it is the caller's as before, but for its tensor views.
+    # Another deployment than `origin`, which holds nothing of the request any more, answers it, if there is one that
+    # can and it is not too late. True: it is queued there. False: it is as before, but for its tensor views.
     cdef cbool reroute(self, Exchange x, object origin, double now) noexcept
     # Has the events that wait in a `Rollout` told: at the end of this wake-up, or a little later with others.
     cdef void report(self, object rollout, cbool is_urgent, double now) noexcept

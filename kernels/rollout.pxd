@@ -78,7 +78,8 @@ cdef class Rollout:
     cdef void fail_unrun(self, int arm, cbool has_unit, uint64_t unit, int code, double now) noexcept
     cdef void slow(self, Exchange x, int level, double now) noexcept
     cdef void moved(self, int arm) noexcept
-    cdef void add(self, int arm, cbool has_unit, uint64_t unit, EventKind kind, int level, int code, double now) noexcept
+    cdef void add(self, int arm, cbool has_unit, uint64_t unit, EventKind kind, int level, int code,
+                  double now) noexcept
     cdef int level_of(self, double seconds) noexcept
     # The position, among the members of a batch, of the one whose time is looked at; beyond them: none is. The members
     # of a batch share their time, so at most one of them may be evidence, and each must be as likely as any member of

@@ -24,7 +24,7 @@ class ArmEvents(NamedTuple):
     """The arm's share among it and the stable version when the requests were routed."""
     level: int
     """Of slow ones: how many of the three thresholds the time in the engine was above, 1 to 3; else 0."""
-    count: int
+    events: int
     code: int
     """The gRPC status code of one of those that failed; else 0."""
     unit: int | None
@@ -33,8 +33,8 @@ class ArmEvents(NamedTuple):
     """Monotonic seconds, of the last of them."""
 
 class ArmCounts(NamedTuple):
-    """Counted requests of one arm and its counterpart under one weight: those that were divided at random and have ended,
-    other than by their callers' doing. Cumulative."""
+    """Counted requests of one arm and its counterpart under one weight: those that were divided at random and have
+    ended, other than by their callers' doing. Cumulative."""
 
     version: str
     weight: float
@@ -78,6 +78,14 @@ class Rollout(Generic[Target]):
         thresholds: Sequence[float] = ...,
         first_draw: int | None = None,
     ) -> None: ...
+    @property
+    def headers(self) -> set[str]:
+        """Names of the headers that it wants to see, in lower case."""
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of the request parameters that it wants to see."""
+
     def pick_unit(self, unit: bytes) -> int:
         """The arm that a sticky unit belongs to, by position; -1 for stable. Ready or not."""
 

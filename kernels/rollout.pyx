@@ -12,7 +12,7 @@ from collections import namedtuple
 from kernels.exchange cimport Exchange
 from kernels.infer cimport Attribute, string_view
 
-ArmEvents = namedtuple("ArmEvents", "model kind is_canary version weight level count code unit at")
+ArmEvents = namedtuple("ArmEvents", "model kind is_canary version weight level events code unit at")
 ArmCounts = namedtuple("ArmCounts", "version weight canary stable canary_failed stable_failed retried")
 
 cdef enum:
@@ -216,7 +216,8 @@ cdef class Rollout:
             tally = <ArmTally>self.tallies[arm]
             tally.retried += 1
 
-    cdef void add(self, int arm, cbool has_unit, uint64_t unit, EventKind kind, int level, int code, double now) noexcept:
+    cdef void add(self, int arm, cbool has_unit, uint64_t unit, EventKind kind, int level, int code,
+                  double now) noexcept:
         cdef EventRow row
         cdef size_t i
         if not has_unit:

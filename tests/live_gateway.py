@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ def gateways(folder: Path) -> Iterator[StartGateway]:
         settings: Mapping[str, Any] | None = None,
         wait: bool = True,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "gateway"),
     ) -> Gateway:
         home = folder / f"gateway-{len(started)}"
         home.mkdir(parents=True)
@@ -147,7 +148,7 @@ def gateways(folder: Path) -> Iterator[StartGateway]:
         root = data_dir or repository or models.repository(home / "models", models_ or {}, configs)
         root.mkdir(parents=True, exist_ok=True)
         http_port, grpc_port, admin_port = free_ports(3)
-        command = [sys.executable, "-m", "gateway", "serve"]
+        command = [sys.executable, *program, "serve"]
         command += [] if data_dir else ["--model-repository", str(root)]
         command += ["--data-dir", str(data_dir or home / "data"), "--http-port", str(http_port)]
         command += ["--grpc-port", str(grpc_port), "--admin-port", str(admin_port)]

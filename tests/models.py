@@ -162,7 +162,7 @@ def picky(rows: int = 8, columns: int = 4) -> onnx.ModelProto:
     )
 
 
-def version_of(version: int) -> onnx.ModelProto:
+def version_of(version: float) -> onnx.ModelProto:
     """Says which version answers: `x` FP32 [N,1] -> `version` FP32 [N,1], always `version`."""
     return _model(
         "version_of",
@@ -173,6 +173,21 @@ def version_of(version: int) -> onnx.ModelProto:
         [_value("x", "FP32", ["N", 1])],
         [_value("version", "FP32", ["N", 1])],
         [_constant("zero", np.zeros(1, np.float32)), _constant("number", np.array([version], np.float32))],
+    )
+
+
+def failing() -> onnx.ModelProto:
+    """The inputs and outputs of `version_of`; the engine fails for every row that is not 0."""
+    return _model(
+        "failing",
+        [
+            helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["index", "minus_one"], ["flat"]),
+            helper.make_node("Gather", ["table", "flat"], ["version"], axis=0),
+        ],
+        [_value("x", "FP32", ["N", 1])],
+        [_value("version", "FP32", ["N", 1])],
+        [_constant("table", np.zeros((1, 1), np.float32)), _constant("minus_one", np.array([-1], np.int64))],
     )
 
 

@@ -75,8 +75,8 @@ class Stickiness:
 @dataclass(frozen=True)
 class RolloutRoute:
     """Every request that names no version is drawn a number below 1: the first arm takes those below its weight, the
-    second those below the sum of both, and so on, and the rest is the stable version's. With one arm, raising its weight
-    only adds to it; with more, lowering none and raising the last only adds.
+    second those below the sum of both, and so on, and the rest is the stable version's. With one arm, raising its
+    weight only adds to it; with more, raising that of the last does.
 
     A version that is not ready is never routed to: its share goes to the stable version. Aliases and versions in the
     path come first, then `rules`, then the draw.
