@@ -93,6 +93,10 @@ bench: $(STAMPS)/dev $(STAMPS)/bench-packages native ## measure what the gateway
 bench-peers: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/peers/ready native ## Sluice beside Triton and Mosec
 	@$(BIN)/python loadtests/bench_peers.py --peers-python $(STAMPS)/peers/bin/python $(ARGS)
 
+.PHONY: rollout-sim
+rollout-sim: $(STAMPS)/dev native ## simulate thousands of rollouts, beside the rules of others
+	@$(BIN)/python -m loadtests.simulate_rollouts $(ARGS)
+
 # The peers' own requirements do not fit ours.
 $(STAMPS)/peers/ready: | $(STAMPS)/venv
 	@echo "installing Triton and Mosec"

@@ -20,6 +20,10 @@ from gateway.rollouts.plan import Guards, Plan, Promotion
 
 RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 """How many times worse than tolerated the canary may be: the alternatives of the label test."""
+SLOW_RATIOS = (2.0, 3.0, 5.0, 10.0, 30.0)
+"""As RATIOS, of slow requests, which are common on both sides."""
+LEVEL_SHARES = (1 / 6, 4 / 6, 1 / 6)
+"""Of the three thresholds in the latency guard: what is slower than stable's p90 tells most."""
 BETTER = (0.75, 0.5, 0.25, 0.1)
 """Of the most that promotion allows: the alternatives by which it is shown that the canary is not that bad."""
 
@@ -107,7 +111,8 @@ def _guards(guards: Guards, evidence: Evidence) -> list[tuple[str, float, float,
         log_e = label_test(evidence.failed, guards.failures.max_ratio)
         found.append(("failures", log_e, guards.failures.share, evidence.failed, True))
     if guards.latency is not None:
-        log_e = log_mean([label_test(cells, guards.latency.max_ratio) for cells in evidence.slow])
+        logs = [label_test(cells, guards.latency.max_ratio, SLOW_RATIOS) for cells in evidence.slow]
+        log_e = log_mean(logs, LEVEL_SHARES)
         found.append(("latency", log_e, guards.latency.share, evidence.slow[0], True))
     if guards.absolute is not None:
         log_e = log_mean(evidence.absolute) if evidence.absolute else 0.0
@@ -147,10 +152,15 @@ def _share(weight: float, ratio: float) -> float:
     return weight * ratio / (weight * ratio + 1 - weight)
 
 
-def log_mean(logs: Sequence[float]) -> float:
-    """The log of the mean of exponentials."""
+def log_mean(logs: Sequence[float], shares: Sequence[float] | None = None) -> float:
+    """The log of the mean of exponentials, equal shares unless told."""
     most = max(logs)
-    return most + math.log(math.fsum(math.exp(one - most) for one in logs) / len(logs)) if most > -math.inf else most
+    if most == -math.inf:
+        return most
+    parts = [math.exp(one - most) for one in logs]
+    if shares is None:
+        return most + math.log(math.fsum(parts) / len(parts))
+    return most + math.log(math.fsum(share * part for share, part in zip(shares, parts, strict=True)))
 
 
 def _above(events: int, requests: int, tolerated: float) -> tuple[float, ...]:
@@ -167,7 +177,7 @@ def is_shown(promotion: Promotion, evidence: Evidence) -> bool:
     rates = (0.0, *(promotion.max_rate * part for part in BETTER))
     by_rate = log_mean(log_ratios(failed, max(evidence.canary, failed), promotion.max_rate, rates))
     by_ratio = label_test(evidence.failed, promotion.max_ratio, BETTER)
-    return max(by_rate, by_ratio) >= threshold
+    return log_mean([by_rate, by_ratio]) >= threshold  # Either may show it, and both share beta.
 
 
 # From a thousandth to a thousand times, eight steps to a factor of ten.

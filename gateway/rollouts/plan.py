@@ -98,7 +98,7 @@ class LatencyGuard:
     1 + `tolerance`."""
 
     max_ratio: float = 1.0
-    tolerance: float = 0.1
+    tolerance: float = 0.05
     share: float = 1.0
 
 
@@ -124,8 +124,8 @@ class DisagreementGuard:
 class Guards:
     """None: off. `metrics` are analyses that run beside all steps; one that fails rolls back, outside of alpha."""
 
-    failures: LabelGuard | None = LabelGuard(share=6.0)
-    latency: LatencyGuard | None = LatencyGuard(share=3.0)
+    failures: LabelGuard | None = LabelGuard(share=14.0)
+    latency: LatencyGuard | None = LatencyGuard(share=5.0)
     absolute: AbsoluteGuard | None = AbsoluteGuard(share=1.0)
     disagreement: DisagreementGuard | None = None
     labels: LabelGuard | None = None

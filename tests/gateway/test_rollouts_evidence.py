@@ -212,12 +212,34 @@ def test_disagreement_of_the_shadow_is_tested_against_what_is_tolerated() -> Non
     assert judge(plan, Evidence(compared=50, disagreed=15)).fired == "disagreement"
 
 
+def test_the_documented_number_of_requests_without_a_failure_shows_enough() -> None:
+    for rate, requests in ((0.05, 89), (0.01, 451)):
+        promotion = Promotion(max_rate=rate)
+        assert [is_shown(promotion, Evidence(canary=count)) for count in (requests - 1, requests)] == [False, True]
+
+
 @pytest.mark.parametrize(("rate", "requests"), [(0.01, 299), (0.05, 59), (0.1, 29)])
 def test_so_many_requests_without_a_failure_show_enough(rate: float, requests: int) -> None:
     """The least by any test at these levels, and what it costs to allow for a few failures as well."""
     promotion = Promotion(max_rate=rate, max_ratio=1000.0)
     assert not is_shown(promotion, Evidence(canary=requests - 1))
     assert is_shown(promotion, Evidence(canary=math.ceil(requests * 1.6)))
+
+
+def test_a_canary_that_is_as_bad_as_may_not_be_is_hardly_ever_shown_to_be_better() -> None:
+    """Five percent of its requests fail, and twice as many as stable's; looked at all along."""
+    source = np.random.default_rng(1)
+    shown = 0
+    for _ in range(300):
+        is_canary = source.random((60, 100)) < 0.5
+        failed = source.random((60, 100)) < np.where(is_canary, 0.05, 0.025)
+        canary, stable = (np.cumsum((failed & arm).sum(axis=1)) for arm in (is_canary, ~is_canary))
+        asked = np.cumsum(is_canary.sum(axis=1))
+        shown += any(
+            is_shown(Promotion(0.05, 2.0, 0.05), Evidence(canary=int(n), failed={0.5: (int(k), int(m))}))
+            for n, k, m in zip(asked, canary, stable, strict=True)
+        )
+    assert shown <= stats.binom.ppf(0.999, 300, 0.05)
 
 
 def test_failures_at_the_same_rate_on_both_sides_show_enough_in_the_end() -> None:

@@ -1,0 +1,77 @@
+"""What `make rollout-sim` shows in full, on fewer runs: good versions stay, bad ones go as soon as published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from loadtests.rollout_rules import LATENCY, all_guards
+from loadtests.rollout_traffic import BATCH, make
+from loadtests.rollout_whole import CASES, whole_rollout
+from loadtests.simulate_rollouts import (
+    ALPHA,
+    EQUAL,
+    REFERENCE_FAILURES,
+    REFERENCE_LATENCY,
+    SHIFTS,
+    SLOWER,
+    failures_alone,
+    false_rollbacks,
+    main,
+    slower,
+)
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.5])
+def test_equal_versions_are_rolled_back_no_more_often_than_alpha(weight: float) -> None:
+    source = np.random.default_rng(3)
+    found = sum(false_rollbacks(source, all_guards, name, weight, runs=60) for name in EQUAL)
+    assert found <= stats.binom.ppf(0.9999, 60 * len(EQUAL), ALPHA)
+
+
+@pytest.mark.parametrize("weight", REFERENCE_FAILURES)
+def test_failing_canaries_are_found_as_soon_as_published(weight: float) -> None:
+    source = np.random.default_rng(4)
+    for (stable, canary), published in list(zip(SHIFTS, REFERENCE_FAILURES[weight], strict=True))[:5]:
+        detection = failures_alone(source, weight, stable, canary, runs=400)
+        assert detection.quantile(0.5) <= int(published.split("/")[0]), (stable, canary)
+
+
+@pytest.mark.parametrize("weight", REFERENCE_LATENCY)
+def test_slower_canaries_are_found_as_soon_as_published(weight: float) -> None:
+    source = np.random.default_rng(5)
+    for factor, published in zip(SLOWER, REFERENCE_LATENCY[weight], strict=True):
+        found = slower(source, LATENCY, weight, factor, runs=60).quantile(0.5)
+        assert found <= published * 1.25, factor  # What the median of so few runs may be off.
+
+
+@pytest.mark.parametrize("name", ["fails 100 %", "fails 20 %", "2 × slower"])
+def test_a_whole_rollout_of_a_bad_canary_ends_at_its_first_weight(name: str) -> None:
+    outcome = whole_rollout(np.random.default_rng(6), CASES[name])
+    assert (outcome.state, outcome.weight) == ("rolled_back", 0.02)
+    assert outcome.failed <= 6
+
+
+def test_a_whole_rollout_of_an_equal_version_is_promoted() -> None:
+    assert whole_rollout(np.random.default_rng(7), CASES["the same"]).state == "promoted"
+
+
+def test_a_failed_request_takes_the_batch_of_its_version_with_it() -> None:
+    traffic = make(np.random.default_rng(8), 2000, 0.3, stable_rate=0.002, batches=True)
+    assert np.all(traffic.raw[traffic.failed])
+    for arm in (True, False):
+        of_arm = traffic.is_canary == arm
+        batches = -(-int(of_arm.sum()) // BATCH)
+        raw = np.pad(traffic.raw[of_arm], (0, batches * BATCH - int(of_arm.sum())), mode="edge").reshape(-1, BATCH)
+        assert set(raw.mean(axis=1).tolist()) <= {0.0, 1.0}
+
+
+def test_the_report_and_its_picture_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--quick", "--out", str(tmp_path)])
+    report = (tmp_path / "rollout-sim.md").read_text("utf-8")
+    assert report in capsys.readouterr().out
+    assert report.count("\n| --- ") == 6
+    assert (tmp_path / "rollout-sim.svg").stat().st_size < 300_000
