@@ -66,6 +66,7 @@ class FakePlane:
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
         if route is None:
             del self.routes[model]
+            self.counts = {key: counted for key, counted in self.counts.items() if key[0] != model}
         else:
             self.routes[model] = route
 
@@ -118,11 +119,13 @@ class FakeModels:
 
     def __init__(self) -> None:
         self.ready: set[int] = set()
+        self.unloading: set[int] = set()
         self.failing: dict[int, str] = {}
         self._listeners: list[Callable[[], None]] = []
 
     def index(self, *, is_ready: bool = False) -> list[IndexRow]:
         rows = [IndexRow(MODEL, str(version), "READY") for version in sorted(self.ready)]
+        rows += [IndexRow(MODEL, str(version), "UNLOADING") for version in sorted(self.unloading)]
         return rows + [IndexRow(MODEL, str(version), "UNAVAILABLE", why) for version, why in self.failing.items()]
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
@@ -135,9 +138,14 @@ class FakeModels:
     def load(self, versions: set[int]) -> None:
         wanted = versions - self.failing.keys()
         if wanted != self.ready:
-            self.ready = wanted
-            for listener in self._listeners:
-                listener()
+            self.ready, self.unloading = wanted, self.ready - wanted
+            self._tell()
+            self.unloading = set()
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
 
 
 class FakeSource:

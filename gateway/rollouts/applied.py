@@ -61,9 +61,11 @@ class Applied:
             )
             if routes[model] != self._routes.get(model):
                 self.count(follower)  # what was routed so far, under the weight that it was routed by
-        for model in self._routes.keys() | routes.keys():
-            if routes.get(model) != self._routes.get(model):
-                self._plane.set_rollout(model, routes.get(model))
+        for model in self._routes.keys() - routes.keys():
+            self._end_route(model)
+        for model, route in routes.items():
+            if route != self._routes.get(model):
+                self._plane.set_rollout(model, route)
         self._routes = routes
         under_way = [follower.row for follower in followers if not follower.is_over]
         self._source.admit({row.model: frozenset({row.stable, row.canary}) for row in under_way})
@@ -137,13 +139,23 @@ class Applied:
         return next(iter(serving)) if len(serving) == 1 else None
 
     def _unpin(self) -> None:
-        """A pin is of use while another version could answer in place of the one that should, and no longer."""
+        """A pin is of use while another version could answer in place of the one that should, and no longer. One that
+        is unloading still could, until it is withdrawn."""
         for model, version in list(self.pins.items()):
             ready = self._models.ready_versions(model)
-            if ready and (version not in ready or len(ready) == 1):
+            if ready and (version not in ready or self._loaded(model) == {version}):
                 del self.pins[model]
-                if self._routes.pop(model, None) is not None:
-                    self._plane.set_rollout(model, None)
+                self._end_route(model)
+
+    def _loaded(self, model: str) -> set[int]:
+        states = (Life.READY.value, Life.UNLOADING.value)
+        return {int(row.version) for row in self._models.index() if row.name == model and row.state in states}
+
+    def _end_route(self, model: str) -> None:
+        """With it its counters go."""
+        if self._routes.pop(model, None) is not None:
+            self._plane.set_rollout(model, None)
+        self._counted = {key: seen for key, seen in self._counted.items() if key[0] != model}
 
     def _apply_aliases(self) -> None:
         aliases = self._source.aliases()

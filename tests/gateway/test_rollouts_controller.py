@@ -176,6 +176,28 @@ class TestDatabaseDown:
         assert house.gateway.plane.routes == {}
 
 
+def test_a_version_that_is_unloading_takes_no_traffic_by_being_the_newest(house: House) -> None:
+    house.begin()
+    house.serve(2)
+    house.gateway.plane.traffic(10, failed=5)
+    asyncio.run(house.gateway._turn())
+    routed = []
+    house.gateway.models.subscribe(lambda: routed.append(house.gateway.plane.routes.get(MODEL)))
+    house.gateway.models.load({1})
+    assert routed == [RolloutRoute(1), None], "first it is unloading, then it is gone"
+
+
+def test_a_second_rollout_of_the_same_version_counts_from_nothing(house: House) -> None:
+    house.begin()
+    house.serve(4)
+    house.gateway.plane.traffic(10, failed=5)
+    house.turn(3)
+    id = house.begin()
+    house.serve(1)
+    house.turn()
+    assert house.service.get(id)["canary"]["requests"] == 10
+
+
 class TestRestart:
     def test_goes_on_where_it_was_and_bakes_no_shorter(self, house: House) -> None:
         id = house.begin()
