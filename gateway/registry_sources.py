@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import ConfigError, SettingsError, StartFailed
 from gateway.followed import wanted_versions
@@ -27,6 +27,9 @@ from registry.sources import Snapshot, Source
 from registry.sources.directory import DirectorySource
 from registry.sources.health import SourceHealth
 from registry.sources.mlflow_client import MlflowAccess
+
+if TYPE_CHECKING:
+    from registry.sources.catalog import CatalogSource
 
 LOOK_PATIENCE = 0.3
 """Seconds that one look waits for versions on their way here, where there will be another look."""
@@ -54,16 +57,24 @@ class Origin:
         """SettingsError for what cannot be a source."""
         self.cache: ContentCache | None = None
         self.remote: RemoteSource | None = None
+        self.catalog: CatalogSource | None = None
+        """When the Sluice catalog is what is served."""
         self.models_settings: ModelsSettings = settings.models
         if settings.model_repository is not None:
             self.source: Source = DirectorySource(settings.model_repository)
             return
         self.cache = ContentCache(data_dir / "cache", _limits(settings.registry))
         is_polled = settings.models.control_mode == "poll"
-        self.remote = _remote(settings, mlflow, self.cache, LOOK_PATIENCE if is_polled else None)
+        patience, seconds = LOOK_PATIENCE if is_polled else None, settings.registry.remote_poll_seconds
+        match settings.registry.source:
+            case "catalog":
+                self.remote = self.catalog = _catalog(settings, self.cache, patience)
+                seconds = settings.registry.poll_seconds
+            case "mlflow":
+                self.remote = _mlflow(settings.registry, mlflow, self.cache, patience)
+            case "objects":
+                self.remote = _objects(settings.registry, self.cache, patience)
         self.source = self.remote
-        is_catalog = settings.registry.source == "catalog"
-        seconds = settings.registry.poll_seconds if is_catalog else settings.registry.remote_poll_seconds
         self.models_settings = replace(settings.models, poll_seconds=seconds)
 
     async def open(self) -> None:
@@ -119,17 +130,7 @@ def _limits(settings: RegistrySettings) -> CacheLimits:
     )
 
 
-def _remote(settings: Settings, mlflow: MlflowAccess, cache: ContentCache, patience: float | None) -> RemoteSource:
-    match settings.registry.source:
-        case "catalog":
-            return _catalog(settings, cache, patience)
-        case "mlflow":
-            return _mlflow(settings.registry, mlflow, cache, patience)
-        case "objects":
-            return _objects(settings.registry, cache, patience)
-
-
-def _catalog(settings: Settings, cache: ContentCache, patience: float | None) -> RemoteSource:
+def _catalog(settings: Settings, cache: ContentCache, patience: float | None) -> CatalogSource:
     from registry.catalog import Catalog  # the database is loaded only by who opens it
     from registry.sources.catalog import CatalogSource
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.admin.assembly import keyring, mlflow_webhook, registry_api
+from gateway.admin.assembly import keyring, mlflow_webhook, registry_api, registry_parts
 from gateway.admin.plane import AdminPlane
+from gateway.admin.rollout_api import RolloutApi
 from gateway.dataplane import DataPlane
 from gateway.errors import SettingsError, StartFailed
 from gateway.frontends.control import ModelControl
@@ -32,6 +33,8 @@ from gateway.listeners import Connection, Listener, server_context
 from gateway.model_config import Defaults
 from gateway.models import Models
 from gateway.registry_sources import Origin
+from gateway.rollouts.assembly import Rollouts
+from gateway.rollouts.metrics import RolloutCollector
 from gateway.settings import GrpcSettings, HttpSettings, Settings
 from gateway.threads import finish
 from gateway.version_group import WorkerLauncher
@@ -100,15 +103,23 @@ class Server:
             defaults=Defaults(settings.models.default_max_batch_size, usable_gpus()),
         )
         plane.connect(models)
+        parts = registry_parts(settings)
+        rollouts = (
+            Rollouts(settings.rollouts, data_dir, parts.catalog, plane, origin.catalog, models)
+            if origin.catalog is not None
+            else None
+        )
         admin = AdminPlane(
             settings.admin,
             settings.admin_port,
             plane,
             plane,
             self._stopping.set,
-            registry=registry_api(settings, data_dir, origin),
+            registry=registry_api(parts, settings, data_dir, origin),
+            rollouts=RolloutApi(parts.catalog, rollouts.controller if rollouts is not None else None),
             tokens=keyring(data_dir),
             webhook=mlflow_webhook(settings, models.look_soon),
+            collectors=[RolloutCollector(rollouts.controller)] if rollouts is not None else [],
         )
         async with asyncio.TaskGroup() as tasks:
             control = ModelControl(plane, tasks, is_allowed=settings.models.control_mode == "explicit")
@@ -132,6 +143,10 @@ class Server:
                 plane.start()
                 await origin.open()
                 origin.follow(models)
+                following = None
+                if rollouts is not None:
+                    await rollouts.open()  # its routes are there before the first version is
+                    following = tasks.create_task(rollouts.run(), name="rollouts")
                 life = tasks.create_task(models.run(), name="life cycle of models")
                 # Nothing that exists now is garbage: later collections need not walk it.
                 gc.collect()
@@ -140,6 +155,9 @@ class Server:
                 await self._drain(plane, grpc, http_listener, grpc_listener)
                 http_listener.close()
                 grpc_listener.close()
+                if rollouts is not None and following is not None:
+                    following.cancel()
+                    await rollouts.close()
                 await self._close(origin)
                 # Nobody is left to be answered: what still runs is for nobody.
                 if not await self._unless_hurried(models.stop(), settings.workers.stop_timeout_seconds):

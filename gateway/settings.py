@@ -173,6 +173,17 @@ class RegistrySettings:
 
 
 @dataclass(frozen=True)
+class RolloutsSettings:
+    """Moving traffic from one version to another, where the catalog is served."""
+
+    poll_seconds: float = seconds(0.5, "between two looks at the rollouts of the catalog", low=0.05, high=2.0)
+    lease_seconds: float = seconds(5.0, "a gateway that leads a rollout may be away before another leads", low=0.5)
+    prometheus_url: str = leaf("", "the server that `analysis` steps and `metrics` guards ask, such as http://prom:9090")
+    webhook_url: str = leaf("", "where every change of a rollout is posted")
+    webhook_secret_file: Path | None = leaf(None, "file with the `whsec_` secret that signs what is posted")
+
+
+@dataclass(frozen=True)
 class RequestsSettings:
     """What one inference request may declare, checked before anything is allocated for it."""
 
@@ -241,6 +252,7 @@ class Settings:
     admin: AdminSettings = field(default_factory=AdminSettings)
     models: ModelsSettings = field(default_factory=ModelsSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
+    rollouts: RolloutsSettings = field(default_factory=RolloutsSettings)
     requests: RequestsSettings = field(default_factory=RequestsSettings)
     batching: BatchingSettings = field(default_factory=BatchingSettings)
     workers: WorkersSettings = field(default_factory=WorkersSettings)

@@ -12,13 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from registry.audit import AuditEntry, BadEntry, Head, check_chain
+from registry.catalog_log import AuditLog, entry_of, head_of
+from registry.catalog_moves import move
 from registry.catalog_reading import some_version_rows, version_rows
 from registry.catalog_rows import (
     AliasMoveRow,
@@ -31,11 +31,12 @@ from registry.catalog_rows import (
     version_target,
 )
 from registry.catalog_schema import Database, aliases, audit, checks, head, models, pushes, signatures, versions
-from registry.errors import AliasConflict, AuthorMayNotApprove, NotFound, PolicyConflict, VersionRejected
+from registry.errors import AuthorMayNotApprove, NotFound, PolicyConflict
 from registry.manifest import Manifest, canonical_json
 from registry.names import check_alias, check_name
 from registry.policies import ModelPolicy, Stage
 from registry.replay import check_state
+from registry.rollouts import RolloutStore, active_rollouts, settled_generations
 
 PUSH_SECONDS = 24 * 3600
 """How long the objects of a push that never ended are kept for it."""
@@ -56,6 +57,8 @@ class Catalog:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._database = Database(url)
+        self._log = AuditLog(clock)
+        self.rollouts = RolloutStore(self._database, self._log, clock)
         try:
             self._database.open()
         except BaseException:
@@ -93,11 +96,14 @@ class Catalog:
             pointers: dict[str, dict[str, AliasRow]] = {name: {} for name in found}
             for row in connection.execute(select(aliases).where(aliases.c.version.is_not(None))):
                 pointers[row.model][row.alias] = AliasRow(row.model, row.alias, row.version, row.generation)
+            rolling, settled = active_rollouts(connection), settled_generations(connection)
         return Overview(
             token,
             MappingProxyType(found),
             MappingProxyType({name: tuple(rows) for name, rows in briefs.items()}),
             MappingProxyType({name: MappingProxyType(rows) for name, rows in pointers.items()}),
+            MappingProxyType(rolling),
+            MappingProxyType(settled),
         )
 
     def models(self) -> list[ModelRow]:
@@ -140,7 +146,7 @@ class Catalog:
         target = alias_target(model, alias)
         with self._database.reading() as connection:
             found = select(audit).where(audit.c.target == target, audit.c.action == "alias.move")
-            rows = [_entry(row) for row in connection.execute(found.order_by(audit.c.seq))]
+            rows = [entry_of(row) for row in connection.execute(found.order_by(audit.c.seq))]
         return [AliasMoveRow.from_entry(model, alias, entry) for entry in rows]
 
     def referenced_objects(self) -> frozenset[str]:
@@ -200,7 +206,7 @@ class Catalog:
             for bundle in signatures:
                 self._add_signature(connection, manifest.model, version, bundle, actor, reason)
             if alias is not None:
-                self._move(connection, manifest.model, alias, version, None, actor, reason)
+                move(connection, self._log, manifest.model, alias, version, None, actor, reason)
             if push:
                 connection.execute(delete(pushes).where(pushes.c.id == push))
             return _version(connection, manifest.model, version), is_new
@@ -243,7 +249,7 @@ class Catalog:
         check_alias(alias)
         with self._database.writing() as connection:
             _model(connection, model)
-            return self._move(connection, model, alias, version, expected, actor, reason)
+            return move(connection, self._log, model, alias, version, expected, actor, reason)
 
     def set_policy(
         self, model: str, policy: ModelPolicy, actor: str, *, expected: str | None = None, reason: str = ""
@@ -272,7 +278,7 @@ class Catalog:
                 changed = update(models).where(models.c.name == model)
                 connection.execute(changed.values(policy=canonical_json(after)))
             if before != after:
-                self._log(connection, actor, "policy.set", model, before, after, reason)
+                self._log.append(connection, actor, "policy.set", model, before, after, reason)
             return _model(connection, model)
 
     def approve(self, model: str, version: int, actor: str, reason: str = "") -> VersionRow:
@@ -303,7 +309,7 @@ class Catalog:
         with self._database.writing() as connection:
             _version(connection, model, version)
             after = {"name": name, "subject": subject, "is_passed": is_passed, "detail": detail}
-            seq = self._log(connection, actor, "check.record", version_target(model, version), None, after, "")
+            seq = self._log.append(connection, actor, "check.record", version_target(model, version), None, after, "")
             connection.execute(insert(checks).values(seq=seq, model=model, version=version, **after))
             return _version(connection, model, version)
 
@@ -315,12 +321,12 @@ class Catalog:
         if target is not None:
             found = found.where(audit.c.target == target)
         with self._database.reading() as connection:
-            return [_entry(row) for row in connection.execute(found)]
+            return [entry_of(row) for row in connection.execute(found)]
 
     def audit_head(self) -> Head:
         """Number and hash of the newest entry: keep it elsewhere, and hand it to `verify_audit` later."""
         with self._database.reading() as connection:
-            return _head(connection)
+            return head_of(connection)
 
     def verify_audit(self, anchors: Iterable[Head] = ()) -> BadEntry | None:
         """The first entry that is not as it was written, or the entry that the catalog's state contradicts; None when
@@ -329,29 +335,16 @@ class Catalog:
             entries: list[AuditEntry] = []
             for row in connection.execute(select(audit).order_by(audit.c.seq)):
                 try:
-                    entries.append(_entry(row))
+                    entries.append(entry_of(row))
                 except ValueError:
                     return BadEntry(row.seq, "not readable")
-            bad = check_chain(entries, _head(connection), anchors)
+            bad = check_chain(entries, head_of(connection), anchors)
             return bad or check_state(entries, connection)
 
     # Inside a transaction
 
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-
-    def _log(
-        self, connection: Connection, actor: str, action: str, target: str, before: object, after: object, reason: str
-    ) -> int:
-        last = _head(connection)
-        entry = AuditEntry(last.seq + 1, self._now(), actor, action, target, before, after, reason, last.hash).sealed()
-        values = entry.to_dict() | {"before": canonical_json(before), "after": canonical_json(after)}
-        connection.execute(insert(audit).values(values))
-        connection.execute(update(head).where(head.c.id == 1).values(seq=entry.seq, hash=entry.hash))
-        return entry.seq
-
     def _insert_model(self, connection: Connection, name: str, policy: ModelPolicy) -> None:
-        values = {"name": name, "policy": canonical_json(policy.to_dict()), "created_at": self._now()}
+        values = {"name": name, "policy": canonical_json(policy.to_dict()), "created_at": self._log.now()}
         connection.execute(insert(models).values(values))
 
     def _insert_version(self, connection: Connection, manifest: Manifest, actor: str, reason: str) -> int:
@@ -365,11 +358,11 @@ class Catalog:
             "identity": manifest.identity,
             "stage": "pending",
             "author": actor,
-            "created_at": self._now(),
+            "created_at": self._log.now(),
         }
         values = {"model": name, "version": version, "manifest": manifest.to_json(), **facts}
         connection.execute(insert(versions).values(values))
-        self._log(connection, actor, "version.add", version_target(name, version), None, facts, reason)
+        self._log.append(connection, actor, "version.add", version_target(name, version), None, facts, reason)
         return version
 
     def _add_signature(
@@ -381,37 +374,7 @@ class Catalog:
         if connection.execute(known).scalar() is None:
             connection.execute(insert(signatures).values(bundle=bundle, **key))
             target = version_target(model, version)
-            self._log(connection, actor, "signature.add", target, None, {"sha256": sha256}, reason)
-
-    def _move(
-        self,
-        connection: Connection,
-        model: str,
-        alias: str,
-        version: int | None,
-        expected: int | None,
-        actor: str,
-        reason: str,
-    ) -> AliasRow:
-        row = connection.execute(select(aliases).filter_by(model=model, alias=alias)).one_or_none()
-        current = row.version if row else None
-        generation = int(row.generation) if row else 0
-        if expected is not None and expected != generation and not (expected == 0 and current is None):
-            raise AliasConflict(model, alias, expected, generation, current)
-        if version is None and current is None:
-            raise NotFound("alias", alias_target(model, alias))
-        after = None if version is None else _pointer(connection, model, version)
-        if current == version:
-            return AliasRow(model, alias, version, generation)
-        before = None if current is None else _pointer(connection, model, current, allow_rejected=True)
-        moved = {"version": version, "generation": generation + 1}
-        if row is None:
-            connection.execute(insert(aliases).values(model=model, alias=alias, **moved))
-        else:
-            connection.execute(update(aliases).filter_by(model=model, alias=alias).values(moved))
-        facts = {"generation": generation + 1, **(after or {"version": None})}
-        self._log(connection, actor, "alias.move", alias_target(model, alias), before, facts, reason)
-        return AliasRow(model, alias, version, generation + 1)
+            self._log.append(connection, actor, "signature.add", target, None, {"sha256": sha256}, reason)
 
     def _set_stage(self, model: str, version: int, stage: Stage, actor: str, reason: str) -> VersionRow:
         with self._database.writing() as connection:
@@ -423,13 +386,8 @@ class Catalog:
                 action = "version.approve" if stage == "approved" else "version.reject"
                 facts = {"digest": row.digest}
                 before, after = {"stage": row.stage, **facts}, {"stage": stage, **facts}
-                self._log(connection, actor, action, version_target(model, version), before, after, reason)
+                self._log.append(connection, actor, action, version_target(model, version), before, after, reason)
             return _version(connection, model, version)
-
-
-def _head(connection: Connection) -> Head:
-    row = connection.execute(select(head.c.seq, head.c.hash).where(head.c.id == 1)).one()
-    return Head(int(row.seq), row.hash)
 
 
 def _model(connection: Connection, name: str) -> ModelRow:
@@ -445,15 +403,6 @@ def _version(connection: Connection, model: str, version: int) -> VersionRow:
     raise NotFound("version", version_target(model, version))
 
 
-def _pointer(connection: Connection, model: str, version: int, *, allow_rejected: bool = False) -> dict[str, Any]:
-    row = connection.execute(
-        select(versions.c.digest, versions.c.stage).filter_by(model=model, version=version)
-    ).one_or_none()
-    if row is None:
-        raise NotFound("version", version_target(model, version))
-    if row.stage == "rejected" and not allow_rejected:
-        raise VersionRejected(model, version)
-    return {"version": version, "digest": row.digest}
 
 
 def _referenced(connection: Connection) -> frozenset[str]:
@@ -464,8 +413,3 @@ def _referenced(connection: Connection) -> frozenset[str]:
         if (golden := ModelPolicy.from_dict(json.loads(text)).approval.golden) is not None:
             found.add(golden.sha256)
     return frozenset(found)
-
-
-def _entry(row: Row[Any]) -> AuditEntry:
-    values = row._asdict()
-    return AuditEntry(**values | {"before": json.loads(row.before), "after": json.loads(row.after)})

@@ -104,6 +104,16 @@ class AliasMoveRow:
 
 
 @dataclass(frozen=True)
+class RolloutBrief:
+    """A rollout under way: which two versions have to be at hand."""
+
+    id: str
+    model: str
+    stable: int
+    canary: int
+
+
+@dataclass(frozen=True)
 class Overview:
     """All models at one moment, without manifests."""
 
@@ -114,6 +124,10 @@ class Overview:
     """By model, the oldest first."""
     aliases: Mapping[str, Mapping[str, AliasRow]]
     """By model and alias; only those that point somewhere."""
+    rollouts: Mapping[str, RolloutBrief] = field(default_factory=dict)
+    """Those under way, by model."""
+    settled: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By model and alias: the newest move that a rollout has made, or has found to be good."""
 
 
 def version_target(model: str, version: int) -> str:
@@ -124,3 +138,8 @@ def version_target(model: str, version: int) -> str:
 def alias_target(model: str, alias: str) -> str:
     """How the audit log names an alias."""
     return f"{model}@{alias}"
+
+
+def rollout_target(id: str) -> str:
+    """How the audit log names a rollout."""
+    return f"rollout:{id}"

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Engine,
+    Float,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     make_url,
     select,
     text,
+    update,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
@@ -35,7 +37,7 @@ from registry.audit import GENESIS
 from registry.errors import CatalogTooNew, CatalogUnavailable
 from registry.redaction import redact
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAIT_SECONDS = 10
 """How long a writer waits for others before it gives up."""
 
@@ -138,6 +140,47 @@ audit = Table(
     Index("audit_by_target", "target", "seq"),
 )
 
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("stable", BigInteger, nullable=False),
+    Column("canary", BigInteger, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("alias_generation", BigInteger, nullable=False),
+    Column("is_proposal", Boolean, nullable=False),
+    Column("settled_generation", BigInteger),
+    Column("state", Text, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("leader", Text, nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("announced", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("request_key", Text, nullable=False),
+    ForeignKeyConstraint(["model", "stable"], ["versions.model", "versions.version"]),
+    ForeignKeyConstraint(["model", "canary"], ["versions.model", "versions.version"]),
+    Index("rollouts_by_model", "model", "created_at"),
+)
+"""`alias_generation` is that of the alias at the start, `settled_generation` that of the alias when it was promoted.
+Leader, lease, the generation that was announced last, and by `status` how long the present step has lasted, change
+without an audit entry."""
+
+rollout_evidence = Table(
+    "rollout_evidence",
+    metadata,
+    Column("rollout", Text, primary_key=True),
+    Column("replica", Text, primary_key=True),
+    Column("evidence", Text, nullable=False),
+    ForeignKeyConstraint(["rollout"], ["rollouts.id"]),
+)
+"""What each replica has seen: each writes its own row alone, so nobody waits for anybody."""
+
 
 class Database:
     """An engine whose transactions either only read, one snapshot, or write, one after the other.
@@ -204,6 +247,23 @@ class Database:
             connection.execute(select(head.c.seq).where(head.c.id == 1).with_for_update())
             yield connection
 
+    @contextmanager
+    def noting(self) -> Iterator[Connection]:
+        """A transaction for rows that carry no audit entry: it does not wait for those who write the log.
+
+        Raises:
+            CatalogUnavailable: as `writing` does.
+        """
+        with self._errors(), self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    def now(self, connection: Connection, clock: Callable[[], float]) -> float:
+        """Seconds since the epoch by the clock that all who share the database have in common: a server's own; where
+        the database is a file, `clock`."""
+        if self._is_sqlite:
+            return clock()
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
     def _enter_wal(self) -> None:
         # Outside of any transaction, where SQLite wants it.
         with self._errors():
@@ -223,6 +283,8 @@ class Database:
                 connection.execute(insert(head).values(id=1, schema_version=SCHEMA_VERSION, seq=0, hash=GENESIS))
             elif found > SCHEMA_VERSION:
                 raise CatalogTooNew(self.place, found, SCHEMA_VERSION)
+            elif found < SCHEMA_VERSION:  # so far, later schemas only add tables
+                connection.execute(update(head).where(head.c.id == 1).values(schema_version=SCHEMA_VERSION))
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """SQLite answers "busy" at once, without waiting, while others change the journal's mode."""

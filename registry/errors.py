@@ -10,6 +10,9 @@ RegistryError
 ├── CatalogTooNew          the database was written by a later release
 ├── AliasConflict          the alias has moved since the caller looked
 ├── PolicyConflict         the policy was replaced since the caller looked
+├── RolloutUnderWay        the model has a rollout already
+├── RolloutChanged         the rollout has changed since the caller looked
+├── RequestKeyReused       another request had this key
 ├── NotPermitted           the catalog's rules forbid it
 │   ├── AuthorMayNotApprove
 │   ├── VersionRejected    an alias cannot point at a version that was rejected
@@ -119,6 +122,30 @@ class PolicyConflict(RegistryError):
         self.model = model
         self.expected = expected
         self.found = found
+
+
+class RolloutUnderWay(RegistryError):
+    """The rollout `id` of the model is under way: one at a time."""
+
+    def __init__(self, model: str, id: str) -> None:
+        self.model = model
+        self.id = id
+
+
+class RolloutChanged(RegistryError):
+    """The rollout is at `generation`; the caller expected `expected`."""
+
+    def __init__(self, id: str, expected: int, generation: int) -> None:
+        self.id = id
+        self.expected = expected
+        self.generation = generation
+
+
+class RequestKeyReused(RegistryError):
+    """The request with this `key` asked for something else."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
 
 
 class NotPermitted(RegistryError):

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from registry.audit import AuditEntry, BadEntry
-from registry.catalog_rows import alias_target, version_target
-from registry.catalog_schema import aliases, checks, models, signatures, versions
+from registry.catalog_rows import alias_target, rollout_target, version_target
+from registry.catalog_schema import aliases, checks, models, rollouts, signatures, versions
 from registry.errors import InvalidPolicy
 from registry.policies import ModelPolicy
 
@@ -21,6 +21,7 @@ Facts = dict[tuple[str, str], tuple[int, Any]]
 
 
 _FACTS = ("digest", "identity", "author", "created_at")
+_ROLLOUT_FACTS = ("state", "generation", "is_active")
 
 
 def check_state(entries: Iterable[AuditEntry], connection: Connection) -> BadEntry | None:
@@ -56,6 +57,8 @@ def _replay(entries: Iterable[AuditEntry]) -> Facts:
             said["signature", f"{target} {after['sha256']}"] = (entry.seq, True)
         elif entry.action == "check.record":
             said["check", f"{target} {entry.seq}"] = (entry.seq, [after["name"], after["subject"], after["is_passed"]])
+        elif entry.action.startswith("rollout."):
+            said["rollout", target] = (entry.seq, [after[name] for name in _ROLLOUT_FACTS])
     return said
 
 
@@ -77,6 +80,8 @@ def _read(connection: Connection) -> dict[tuple[str, str], Any]:
     for row in connection.execute(select(checks)):
         target = version_target(row.model, row.version)
         found["check", f"{target} {row.seq}"] = [row.name, row.subject, bool(row.is_passed)]
+    for row in connection.execute(select(rollouts)):
+        found["rollout", rollout_target(row.id)] = [row.state, row.generation, bool(row.is_active)]
     return found
 
 

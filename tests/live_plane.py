@@ -8,7 +8,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,36 @@ from fake_served import FakeSource
 from gateway.admin.assembly import keyring
 from gateway.admin.plane import AdminPlane
 from gateway.admin.registry_api import Parts, RegistryApi
+from gateway.admin.rollout_api import Controller, RolloutApi
 from gateway.admin.tokens import FILENAME, TokenStore
+from gateway.rollouts.feedback import Label
+from gateway.rollouts.service import RolloutService
 from gateway.settings import AdminSettings
 from registry.artifacts import ArtifactStore, LocalArtifacts
 from registry.catalog import Catalog
 
 MAX_BYTES = 1 << 20
 Answer = tuple[int, Any, dict[str, str]]
+
+
+class FakeController:
+    """What a gateway that follows no rollout itself says to the admin API."""
+
+    def __init__(self, open_catalog: Callable[[], Catalog]) -> None:
+        self._open_catalog = open_catalog
+        self.woken = 0
+        self.labels: list[tuple[str, Label]] = []
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    async def abort(self, id: str, actor: str, reason: str) -> dict[str, Any]:
+        with contextlib.closing(self._open_catalog()) as catalog:
+            return RolloutService(catalog, actor).command(id, "abort", None, reason)
+
+    async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
+        self.labels += [(model, label) for label in labels]
+        return sum(label.is_correct for label in labels)
 
 
 class LivePlane:
@@ -34,6 +57,8 @@ class LivePlane:
         self.catalog_url = f"sqlite:///{data_dir / 'catalog.db'}"
         self.store: ArtifactStore = LocalArtifacts(data_dir / "artifacts")
         self.drains = 0
+        self.rollouts: Controller | None = FakeController(self.catalog)
+        """None: a gateway that does not serve the catalog."""
         self._max_bytes, self._silence = max_bytes, silence
         self._loop = asyncio.new_event_loop()
         self.port = 0
@@ -70,8 +95,11 @@ class LivePlane:
     async def _run(self, started: threading.Event) -> None:
         parts = Parts(self.catalog, lambda: self.store)
         api = RegistryApi(parts, self.data_dir / "uploads", self._max_bytes, silence=self._silence)
-        source = FakeSource()
-        plane = AdminPlane(AdminSettings(), 0, source, source, self._drain, registry=api, tokens=keyring(self.data_dir))
+        rollouts = RolloutApi(parts.catalog, self.rollouts)
+        source, tokens = FakeSource(), keyring(self.data_dir)
+        plane = AdminPlane(
+            AdminSettings(), 0, source, source, self._drain, registry=api, rollouts=rollouts, tokens=tokens
+        )
         self._stopping = asyncio.Event()
         await plane.start()
         self.port = plane.port

@@ -24,9 +24,12 @@ class Origin(Protocol):
     def usage(self) -> Any: ...
 
 
-def registry_api(settings: Settings, data_dir: Path, origin: Origin) -> RegistryApi:
-    """The catalog of the settings; nothing is opened before somebody asks."""
-    parts = Parts(lambda: Catalog(catalog_url(settings)), lambda: open_artifacts(settings))
+def registry_parts(settings: Settings) -> Parts:
+    """The catalog and the store of the settings; nothing is opened before somebody asks."""
+    return Parts(lambda: Catalog(catalog_url(settings)), lambda: open_artifacts(settings))
+
+
+def registry_api(parts: Parts, settings: Settings, data_dir: Path, origin: Origin) -> RegistryApi:
     folder, max_bytes = data_dir / UPLOADS_FOLDER, settings.registry.max_version_bytes
     return RegistryApi(parts, folder, max_bytes, origin.health, origin.usage)
 

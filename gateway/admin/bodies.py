@@ -61,7 +61,15 @@ class Body:
         """Of members that nobody took yet."""
         return tuple(self._members)
 
-    def boolean(self, name: str, default: bool) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether it is there and not null; null is taken."""
+        if self._members.get(name) is None:
+            self._members.pop(name, None)
+            return False
+        return True
+
+    def boolean(self, name: str, default: bool | None) -> bool:
+        """Without a default it must be there."""
         value = self._take(name, default)
         if not isinstance(value, bool):
             self._refuse(name, "true or false")
@@ -83,10 +91,7 @@ class Body:
         return Body(self.object(name, default), f"{self._path}{name}.")
 
     def optional_text(self, name: str, *, max_length: int = 4096) -> str | None:
-        if self._members.get(name) is None:
-            self._members.pop(name, None)
-            return None
-        return self.text(name, max_length=max_length)
+        return self.text(name, max_length=max_length) if self.has(name) else None
 
     def end(self) -> None:
         """ProblemError for members that are not known."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from gateway.admin import problems
+from gateway.admin import problems, rollout_schemas
 from gateway.admin.access import Scope
 from gateway.admin.openapi_schemas import PATH_PARAMETERS, SCHEMAS
 
@@ -53,6 +53,8 @@ class Operation:
             found |= {404, 503}
         if self.body or self.query or self.parameters:
             found.add(400)
+        if self.tag == "rollouts":
+            found |= {409}
         if self.condition == "required":
             found |= {412, 428}
         if self.body:
@@ -74,13 +76,13 @@ def document(operations: Iterable[Operation], version: str) -> dict[str, Any]:
         "info": {
             "title": "Sluice admin API",
             "version": version,
-            "summary": "What is served, and the registry that it comes from.",
+            "summary": "What is served, the registry that it comes from, and how traffic moves to a version.",
         },
         "servers": [{"url": "/"}],
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | rollout_schemas.SCHEMAS,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "Made by `sluice token create`."}
             },

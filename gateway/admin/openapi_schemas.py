@@ -21,26 +21,27 @@ PATH_PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "alias": {"type": "string", "pattern": "^(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
         "version": _VERSION,
         "sha256": _SHA256,
+        "rollout": {"type": "string", "pattern": "^[0-9a-f]{12}$"},
     }
 )
 
 
-def _ref(name: str) -> dict[str, Any]:
+def ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _list(items: Any) -> dict[str, Any]:
+def list_of(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def object_of(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
     properties = {**required, **(optional or {})}
     return {"type": "object", "required": list(required), "properties": properties}
 
 
-def _closed(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def closed(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Of what callers send: unknown members are refused."""
-    return {**_object(required, optional), "additionalProperties": False}
+    return {**object_of(required, optional), "additionalProperties": False}
 
 
 _SUMMARY = {
@@ -51,10 +52,10 @@ _SUMMARY = {
     "author": _TEXT,
     "created_at": _MOMENT,
     "size": _COUNT,
-    "aliases": _list(_TEXT),
+    "aliases": list_of(_TEXT),
     "tags": _TAGS,
     "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
-    "lineage": _ref("Lineage"),
+    "lineage": ref("Lineage"),
 }
 _ALIAS = {
     "model": _TEXT,
@@ -65,8 +66,8 @@ _ALIAS = {
 _FILE = {"path": _TEXT, "sha256": _SHA256, "size": _COUNT}
 
 SCHEMAS: dict[str, Any] = {
-    "Problem": _object({"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT}),
-    "Health": _object(
+    "Problem": object_of({"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT}),
+    "Health": object_of(
         {
             "name": _TEXT,
             "version": _TEXT,
@@ -75,12 +76,12 @@ SCHEMAS: dict[str, Any] = {
             "uptime_seconds": {"type": "number", "minimum": 0},
         }
     ),
-    "Served": _object({"models": _list(_object({"name": _TEXT, "versions": _list({"type": "object"})}))}),
-    "Draining": _object({"draining": {"type": "boolean"}}),
-    "Looking": _object({"looking": {"type": "boolean"}}),
-    "File": _object(_FILE),
-    "Tensor": _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer", "minimum": -1})}),
-    "Lineage": _object(
+    "Served": object_of({"models": list_of(object_of({"name": _TEXT, "versions": list_of({"type": "object"})}))}),
+    "Draining": object_of({"draining": {"type": "boolean"}}),
+    "Looking": object_of({"looking": {"type": "boolean"}}),
+    "File": object_of(_FILE),
+    "Tensor": object_of({"name": _TEXT, "datatype": _TEXT, "shape": list_of({"type": "integer", "minimum": -1})}),
+    "Lineage": object_of(
         {},
         {
             "git_commit": _TEXT,
@@ -95,49 +96,49 @@ SCHEMAS: dict[str, Any] = {
             "converter": _TEXT,
         },
     ),
-    "Model": _object(
+    "Model": object_of(
         {"name": _TEXT, "versions": _COUNT, "latest": {"type": ["integer", "null"]}, "served_by": _TEXT},
         {"aliases": {"type": "object", "additionalProperties": _VERSION}},
     ),
-    "Models": _object({"models": _list(_ref("Model"))}),
-    "VersionSummary": _object(_SUMMARY),
-    "Versions": _object({"versions": _list(_ref("VersionSummary"))}),
-    "Version": _object(
+    "Models": object_of({"models": list_of(ref("Model"))}),
+    "VersionSummary": object_of(_SUMMARY),
+    "Versions": object_of({"versions": list_of(ref("VersionSummary"))}),
+    "Version": object_of(
         {
             **_SUMMARY,
             "format": _TEXT,
             "opset": _COUNT,
-            "files": _list(_ref("File")),
-            "inputs": _list(_ref("Tensor")),
-            "outputs": _list(_ref("Tensor")),
+            "files": list_of(ref("File")),
+            "inputs": list_of(ref("Tensor")),
+            "outputs": list_of(ref("Tensor")),
             "operators": {"type": "object", "additionalProperties": _COUNT},
             "card": {"type": "object"},
             "config_text": {"type": ["string", "null"]},
-            "checks": _list(
-                _object({"name": _TEXT, "subject": _TEXT, "is_passed": {"type": "boolean"}, "detail": _TEXT})
+            "checks": list_of(
+                object_of({"name": _TEXT, "subject": _TEXT, "is_passed": {"type": "boolean"}, "detail": _TEXT})
             ),
             "may_serve": {"type": "boolean"},
-            "reasons": _list(_TEXT),
+            "reasons": list_of(_TEXT),
         }
     ),
-    "Manifest": _object({"model": _TEXT, "files": _list(_ref("File"))}),
-    "Alias": _object(_ALIAS),
-    "Aliases": _object({"aliases": _list(_ref("Alias"))}),
-    "AliasHistory": _object(
-        {"history": _list(_object({"version": _ALIAS["version"], "at": _MOMENT, "actor": _TEXT, "reason": _TEXT}))}
+    "Manifest": object_of({"model": _TEXT, "files": list_of(ref("File"))}),
+    "Alias": object_of(_ALIAS),
+    "Aliases": object_of({"aliases": list_of(ref("Alias"))}),
+    "AliasHistory": object_of(
+        {"history": list_of(object_of({"version": _ALIAS["version"], "at": _MOMENT, "actor": _TEXT, "reason": _TEXT}))}
     ),
-    "Policy": _object({"model": _TEXT, "policy": {"type": "object"}, "digest": _SHA256}),
-    "PolicyChange": _closed({"policy": {"type": "object"}}, {"reason": _REASON}),
-    "AliasMove": _closed({"version": _VERSION}, {"reason": _REASON}),
-    "Decision": _closed({"decision": {"enum": ["approved", "rejected"]}, "reason": {**_REASON, "minLength": 1}}),
-    "Publication": _closed(
-        {"files": {**_list(_closed(_FILE)), "minItems": 1, "maxItems": 4096}},
+    "Policy": object_of({"model": _TEXT, "policy": {"type": "object"}, "digest": _SHA256}),
+    "PolicyChange": closed({"policy": {"type": "object"}}, {"reason": _REASON}),
+    "AliasMove": closed({"version": _VERSION}, {"reason": _REASON}),
+    "Decision": closed({"decision": {"enum": ["approved", "rejected"]}, "reason": {**_REASON, "minLength": 1}}),
+    "Publication": closed(
+        {"files": {**list_of(closed(_FILE)), "minItems": 1, "maxItems": 4096}},
         {
             "alias": {"anyOf": [PATH_PARAMETERS["alias"], {"type": "null"}]},
             "tags": _TAGS,
             "card": {"type": "object"},
             "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
-            "lineage": _closed(
+            "lineage": closed(
                 {},
                 {
                     "git_commit": _TEXT,
@@ -152,25 +153,25 @@ SCHEMAS: dict[str, Any] = {
                     "converter": _TEXT,
                 },
             ),
-            "signatures": {**_list(_TEXT), "maxItems": 16},
+            "signatures": {**list_of(_TEXT), "maxItems": 16},
             "config_text": {"type": ["string", "null"]},
             "reason": _REASON,
         },
     ),
-    "Published": _object(
+    "Published": object_of(
         {"model": _TEXT, "version": _VERSION, "is_new": {"type": "boolean"}, "digest": _SHA256, "stage": _STAGE},
-        {"golden": _object({"is_passed": {"type": "boolean"}, "detail": _TEXT})},
+        {"golden": object_of({"is_passed": {"type": "boolean"}, "detail": _TEXT})},
     ),
-    "Diff": _object(
+    "Diff": object_of(
         {
             "model": _TEXT,
             "before": _VERSION,
             "after": _VERSION,
             "compatible": {"type": "boolean"},
-            "changes": _list(_object({"section": _TEXT, "item": _TEXT, "before": True, "after": True})),
+            "changes": list_of(object_of({"section": _TEXT, "item": _TEXT, "before": True, "after": True})),
         }
     ),
-    "AuditEntry": _object(
+    "AuditEntry": object_of(
         {
             "seq": _VERSION,
             "at": _MOMENT,
@@ -184,24 +185,24 @@ SCHEMAS: dict[str, Any] = {
             "hash": _SHA256,
         }
     ),
-    "Audit": _object({"entries": _list(_ref("AuditEntry"))}),
-    "AuditVerification": _object(
+    "Audit": object_of({"entries": list_of(ref("AuditEntry"))}),
+    "AuditVerification": object_of(
         {
             "ok": {"type": "boolean"},
             "entries": _COUNT,
             "head": _SHA256,
-            "first_bad": {"anyOf": [_object({"seq": _VERSION, "reason": _TEXT}), {"type": "null"}]},
+            "first_bad": {"anyOf": [object_of({"seq": _VERSION, "reason": _TEXT}), {"type": "null"}]},
         }
     ),
-    "Collect": _closed({}, {"dry_run": {"type": "boolean"}, "grace_seconds": {"type": "number", "minimum": 0}}),
-    "Collected": _object(
+    "Collect": closed({}, {"dry_run": {"type": "boolean"}, "grace_seconds": {"type": "number", "minimum": 0}}),
+    "Collected": object_of(
         {
             "dry_run": {"type": "boolean"},
             "bytes": _COUNT,
-            "objects": _list(_object({"sha256": _SHA256, "size": _COUNT})),
+            "objects": list_of(object_of({"sha256": _SHA256, "size": _COUNT})),
         }
     ),
-    "Stored": _object({"sha256": _SHA256, "size": _COUNT, "is_new": {"type": "boolean"}}),
-    "Sources": _object({"sources": _list(_object({"name": _TEXT, "healthy": {"type": "boolean"}}))}),
-    "Cache": _object({"cache": {"type": ["object", "null"]}}),
+    "Stored": object_of({"sha256": _SHA256, "size": _COUNT, "is_new": {"type": "boolean"}}),
+    "Sources": object_of({"sources": list_of(object_of({"name": _TEXT, "healthy": {"type": "boolean"}}))}),
+    "Cache": object_of({"cache": {"type": ["object", "null"]}}),
 }

@@ -6,20 +6,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.admin import openapi, problems
-from gateway.admin.access import Access, Caller, Refusal, Scope, Tokens, is_loopback
+from gateway.admin.access import Access, Caller, Refusal, Tokens, is_loopback
 from gateway.admin.observer import Observer
 from gateway.admin.openapi import Operation
 from gateway.admin.problems import Problem, ProblemError
 from gateway.admin.registry_api import RegistryApi
+from gateway.admin.rollout_api import RolloutApi
 from gateway.admin.webhook import MlflowWebhook
 from gateway.errors import SettingsError
 from gateway.metrics import MeterSource, exposition, make_registry
@@ -49,7 +51,7 @@ OPERATIONS = (
     _of_gateway("drain", "POST", "/api/v1/drain", "operate", "Begin to drain, as SIGTERM does", {202: "Draining"}),
     _of_gateway("get_metrics", "GET", "/metrics", "read", "Metrics for Prometheus", {200: "text/plain"}),
 )
-NOWHERE: tuple[Scope, None] = ("read", None)
+NOWHERE: tuple[None, None] = (None, None)
 OPENAPI_PATH = "/api/v1/openapi.json"
 _log = logging.getLogger("sluice.admin")
 
@@ -74,8 +76,10 @@ class AdminPlane:
         clock: Callable[[], float] = time.monotonic,
         *,
         registry: RegistryApi | None = None,
+        rollouts: RolloutApi | None = None,
         tokens: Tokens | None = None,
         webhook: MlflowWebhook | None = None,
+        collectors: Iterable[Collector] = (),
     ) -> None:
         """SettingsError when it would be open to others without a token."""
         if not is_loopback(settings.host) and settings.token_file is None and (tokens is None or tokens.is_empty):
@@ -86,11 +90,13 @@ class AdminPlane:
             )
         self._settings, self._port = settings, port
         self._access = Access.from_settings(settings, tokens)
-        self._registry_api, self._webhook = registry, webhook
+        self._registry_api, self._rollout_api, self._webhook = registry, rollouts, webhook
         # By path pattern and method: what a caller must be allowed, and who answers. Filled with the routes.
-        self._operations: dict[tuple[str, str], tuple[Scope, _CallerHandler]] = {}
+        self._operations: dict[tuple[str, str], tuple[Operation, _CallerHandler]] = {}
         self._observer = Observer(source)
         self._registry = make_registry(source, self._observer.demand)
+        for collector in collectors:
+            self._registry.register(collector)
         self._health, self._drain, self._clock = health, drain, clock
         self._started = clock()
         self._runner: web.AppRunner | None = None
@@ -123,8 +129,9 @@ class AdminPlane:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-        if self._registry_api is not None:
-            self._registry_api.close()
+        for api in (self._rollout_api, self._registry_api):
+            if api is not None:
+                api.close()
 
     def observe(self) -> None:
         self._observer.observe(self._clock())
@@ -139,8 +146,8 @@ class AdminPlane:
         for operation, handler in zip(OPERATIONS, own, strict=True):
             self._add(app, operation, handler)
         operations = list(OPERATIONS)
-        if self._registry_api is not None:
-            for operation, handler in self._registry_api.handlers():
+        for api in (self._registry_api, self._rollout_api):
+            for operation, handler in api.handlers() if api is not None else ():
                 self._add(app, operation, handler)
                 operations.append(operation)
         if self._webhook is not None:
@@ -153,8 +160,9 @@ class AdminPlane:
         return app
 
     def _add(self, app: web.Application, operation: Operation, handler: _CallerHandler) -> None:
-        app.router.add_route(operation.method, operation.path, _unguarded)
-        self._operations[operation.path, operation.method] = operation.scope, handler
+        # A colon parts a rollout from what is to be done with it.
+        app.router.add_route(operation.method, operation.path.replace("{rollout}", "{rollout:[^/:]+}"), _unguarded)
+        self._operations[operation.path, operation.method] = operation, handler
 
     def _tick(self) -> None:
         self.observe()
@@ -165,10 +173,12 @@ class AdminPlane:
         resource = request.match_info.route.resource
         # Where nothing is, whoever has a token may know that.
         key = resource.canonical if resource else "", request.method
-        scope, found = self._operations.get(key, NOWHERE)
-        answer = self._access.admit(request.path, request.headers, scope)
+        operation, found = self._operations.get(key, NOWHERE)
+        answer = self._access.admit(request.path, request.headers, operation.scope if operation else "read")
         if isinstance(answer, Refusal):
             response: web.StreamResponse = _refused(answer)
+        elif operation is not None and operation.query and (unknown := request.query.keys() - operation.query.keys()):
+            response = _problem(Problem(400, "invalid-request", f"{min(unknown)[:64]}: there is no such parameter"))
         else:
             response = await _answered(partial(found, request, answer) if found else partial(handler, request))
         if not response.prepared:

@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "diff",
     "alias": "alias",
     "policy": "policy",
+    "rollout": "rollout",
     "approve": "approve",
     "reject": "approve",
     "verify": "verify",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -46,6 +46,8 @@ class Proposal:
 class _CatalogView(View):
     token: int
     proposals: tuple[Proposal, ...]
+    admitted: Mapping[str, frozenset[int]]
+    aliases: Mapping[str, Mapping[str, int]]
 
 
 class CatalogSource(RemoteSource):
@@ -74,6 +76,8 @@ class CatalogSource(RemoteSource):
         # Changed by `look` alone.
         self._catalog: Catalog | None = None
         self._rows: dict[tuple[str, int, str], VersionRow] = {}
+        # Replaced by `admit` alone.
+        self._admitted: Mapping[str, frozenset[int]] = MappingProxyType({})
         # Changed by whoever fetches first.
         self._store: ArtifactStore | None = None
 
@@ -86,12 +90,29 @@ class CatalogSource(RemoteSource):
         """Moves of aliases that wait for somebody to follow them."""
         return self.view.proposals if isinstance(self.view, _CatalogView) else ()
 
+    def admit(self, versions: Mapping[str, frozenset[int]]) -> None:
+        """These versions are wanted beside what the policies want, by model: their traffic is routed on purpose. Until
+        a rollout's canary is admitted it is not brought here, so it never takes traffic by being the newest."""
+        self._admitted = MappingProxyType(dict(versions))
+
+    def admitted(self, model: str) -> frozenset[int]:
+        return self._admitted.get(model, frozenset())
+
+    def aliases(self) -> Mapping[str, Mapping[str, int]]:
+        """Where the aliases of each model pointed at the last look."""
+        return self.view.aliases if isinstance(self.view, _CatalogView) else {}
+
+    def notes(self, model: str) -> tuple[str, ...]:
+        """Why versions of its rollout are not served, at the last look."""
+        wanted = self.view.wanted.get(model) if self.view else None
+        return wanted.notes if wanted else ()
+
     def look(self, last: View | None) -> View:
         if self._catalog is None:
             self._catalog = self._connect()
-        token = self._catalog.change_token()
+        token, admitted = self._catalog.change_token(), self._admitted
         if isinstance(last, _CatalogView):
-            if token == last.token:
+            if token == last.token and admitted == last.admitted:
                 return last
             if token < last.token:
                 reason = f"holds less than before: its newest change is {token}, and was {last.token}"
@@ -101,7 +122,11 @@ class CatalogSource(RemoteSource):
         proposals: list[Proposal] = []
         wanted = {name: self._wanted(overview, name, proposals) for name in overview.models}
         self._forget_rows(overview)
-        return _CatalogView(MappingProxyType(wanted), overview.token, tuple(proposals))
+        aliases = {
+            name: {row.alias: row.version for row in rows.values() if row.version is not None}
+            for name, rows in overview.aliases.items()
+        }
+        return _CatalogView(MappingProxyType(wanted), overview.token, tuple(proposals), admitted, aliases)
 
     def _row(self, brief: VersionBrief, *, is_fresh: bool = False) -> VersionRow:
         """One version with its manifest, which is what the catalog says it is. With `is_fresh`, its signatures and
@@ -183,10 +208,16 @@ class _Choice:
         self._model: ModelRow = overview.models[name]
         self._briefs = {brief.version: brief for brief in overview.versions[name]}
         self._aliases = overview.aliases[name]
+        self._rollout = overview.rollouts.get(name)
+        self._settled = overview.settled
         self._against: dict[int, list[str]] = {}
 
     def wanted(self) -> Wanted:
         versions, reasons = self._versions()
+        rolling = self._rolling() - set(versions)
+        left_out = [f"version {version} of the rollout: {'; '.join(self.against(version))}" for version in rolling
+                    if self.against(version)]  # fmt: skip
+        versions = sorted({*versions, *(version for version in rolling if not self.against(version))})
         refused = [f"version {version} may not be served: {'; '.join(self.against(version))}" for version in versions
                    if self.against(version)]  # fmt: skip
         rows = [self._source.row(self._briefs[version]) for version in versions if not self.against(version)]
@@ -197,6 +228,7 @@ class _Choice:
             config.encode() if config is not None else None,
             reasons=(*reasons, *refused),
             load_on_demand=self._model.policy.load_on_demand,
+            notes=tuple(left_out),
             may_stay=frozenset(
                 version for version in standing if version in self._briefs and not self.against(version)
             ),
@@ -207,8 +239,14 @@ class _Choice:
             self._against[version] = self._source.reasons_against(self._briefs[version], self._model.approval)
         return self._against[version]
 
+    def _rolling(self) -> set[int]:
+        """The versions whose traffic a rollout routes here, beside those of the policy."""
+        return {version for version in self._source.admitted(self._model.name) if version in self._briefs}
+
     def _versions(self) -> tuple[list[int], list[str]]:
-        """Ascending, and what to say about it."""
+        """Ascending, and what to say about it. While a rollout is under way, where the alias points is its to say."""
+        if self._rollout is not None:
+            return [self._rollout.stable], []
         served = parse_served_by(self._model.served_by)
         if isinstance(served, ByAlias):
             pointer = self._aliases.get(served.alias)
@@ -234,7 +272,8 @@ class _Choice:
     def _after_move(self, alias: str, generation: int, version: int) -> list[int]:
         serving = self._source.served_versions(self._model.name)
         may_go_on = bool(serving) and all(each in self._briefs and not self.against(each) for each in serving)
-        if self._model.on_alias_move == "swap" or version in serving or not may_go_on:
+        is_settled = generation <= self._settled.get((self._model.name, alias), 0)
+        if self._model.on_alias_move == "swap" or is_settled or version in serving or not may_go_on:
             return [version]
         self._proposals.append(Proposal(self._model.name, alias, generation, serving, version))
         return sorted(serving)

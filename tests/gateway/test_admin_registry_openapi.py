@@ -18,9 +18,10 @@ from gateway import __version__
 from gateway.admin import openapi
 from gateway.admin.plane import OPERATIONS
 from gateway.admin.registry_operations import OPERATIONS as REGISTRY_OPERATIONS
+from gateway.admin.rollout_operations import OPERATIONS as ROLLOUT_OPERATIONS
 from gateway.admin.tokens import SCOPES
 
-DOCUMENT = openapi.document((*OPERATIONS, *REGISTRY_OPERATIONS), __version__)
+DOCUMENT = openapi.document((*OPERATIONS, *REGISTRY_OPERATIONS, *ROLLOUT_OPERATIONS), __version__)
 ROOT = "/api/v1/registry"
 BEYOND_SCHEMAS = [positive_data_acceptance]
 """A digest has to be that of the body, a file has to be stored: no schema can say so."""

@@ -12,10 +12,11 @@ from gateway.admin.access import Scope
 from gateway.admin.openapi import Operation
 from gateway.admin.plane import OPENAPI_PATH, OPERATIONS
 from gateway.admin.registry_operations import OPERATIONS as REGISTRY_OPERATIONS
+from gateway.admin.rollout_operations import OPERATIONS as ROLLOUT_OPERATIONS
 from gateway.admin.tokens import SCOPES
 
-EVERY = (*OPERATIONS, *REGISTRY_OPERATIONS)
-EXAMPLES = {"model": "fraud", "version": "1", "alias": "champion", "sha256": "a" * 64}
+EVERY = (*OPERATIONS, *REGISTRY_OPERATIONS, *ROLLOUT_OPERATIONS)
+EXAMPLES = {"model": "fraud", "version": "1", "alias": "champion", "sha256": "a" * 64, "rollout": "0" * 12}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def test_every_route_of_the_api_is_in_the_table(plane: LivePlane, tokens: dict[s
 
 def test_whoever_changes_something_says_what_or_sends_it_whole() -> None:
     exempt = {"drain", "put_object", "publish_version", "verify_version", "collect"}
+    exempt |= {"start_rollout", "abort_rollout", "give_feedback"}  # new, always right, and only ever more
     for operation in EVERY:
         if operation.method in ("PUT", "POST", "DELETE", "PATCH") and operation.id not in exempt:
             assert operation.condition == "required", operation.id

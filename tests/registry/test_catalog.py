@@ -11,8 +11,10 @@ import pytest
 from catalog_processes import add_versions, add_versions_forever, win_alias
 from manifests import manifest
 from postgresql_server import PostgreSQLServer
+from sqlalchemy import create_engine, text
 
 from registry.catalog import Catalog
+from registry.catalog_schema import SCHEMA_VERSION
 from registry.errors import (
     AliasConflict,
     AuthorMayNotApprove,
@@ -50,8 +52,8 @@ class TestVersions:
         assert row.signatures == ("bundle",)
 
     def test_are_read_together_as_they_are_one_by_one(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-        for text in "abc":
-            catalog.add_version(manifest(text), "ada")
+        for name in "abc":
+            catalog.add_version(manifest(name), "ada")
         catalog.add_version(manifest("a", model="churn"), "ada", signatures=["a bundle"])
         catalog.record_check("fraud", 2, "golden", "a set", is_passed=True, detail="", actor="ada")
         monkeypatch.setattr("registry.catalog_reading.KEYS_AT_ONCE", 2)
@@ -127,8 +129,8 @@ class TestVersions:
 class TestAliases:
     @pytest.fixture
     def catalog(self, catalog: Catalog) -> Catalog:
-        for text in "abc":
-            catalog.add_version(manifest(text), "ada")
+        for words in "abc":
+            catalog.add_version(manifest(words), "ada")
         return catalog
 
     def test_point_at_versions_and_keep_their_history(self, catalog: Catalog) -> None:
@@ -333,7 +335,25 @@ class TestDatabase:
         connection.close()
         with pytest.raises(CatalogTooNew) as error:
             Catalog(f"sqlite:///{tmp_path}/c.db")
-        assert (error.value.found, error.value.known) == (99, 1)
+        assert (error.value.found, error.value.known) == (99, SCHEMA_VERSION)
+
+    def test_of_the_first_release_is_brought_up_to_date_with_all_that_it_holds(self, database_url: str) -> None:
+        first = Catalog(database_url)
+        row, _ = first.add_version(manifest(), "ada", alias="champion")
+        first.close()
+        engine = create_engine(database_url)
+        with engine.begin() as connection:
+            for table in ("rollout_evidence", "rollouts"):
+                connection.execute(text(f"DROP TABLE {table}"))
+            connection.execute(text("UPDATE head SET schema_version = 1"))
+        second = Catalog(database_url)
+        assert second.version("fraud", 1) == row
+        assert second.rollouts.active() == []
+        assert second.verify_audit() is None
+        second.close()
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT schema_version FROM head")).scalar() == SCHEMA_VERSION
+        engine.dispose()
 
     @pytest.mark.parametrize(
         "url", ["nonsense", "oracle://x", "mongodb://a:secret@b/c", "sqlite:////proc/nowhere/catalog.db"]

@@ -18,6 +18,7 @@ from registry.catalog import Catalog
 from registry.errors import CatalogUnavailable, SourceUnavailable
 from registry.ledger import Ledger
 from registry.policies import ApprovalPolicy, ModelPolicy
+from registry.rollouts import AliasEnd, Change, NewRollout
 from registry.sources import Snapshot
 from registry.sources.catalog import CatalogSource, Proposal
 from registry.sources.settling import Settling
@@ -435,6 +436,62 @@ def test_a_move_that_is_a_proposal_leaves_what_serves_and_is_told(house: House):
     assert source.proposals() == (Proposal(MODEL, "champion", 2, frozenset({1}), 2),)
     assert numbers(house.start().scan()) == [1]
     house.policy(on_alias_move="swap")
+    assert numbers(source.scan()) == [2]
+    assert source.proposals() == ()
+
+
+def roll_out(house: House, **fields: Any) -> str:
+    values = {"model": MODEL, "stable": 1, "canary": 2, "alias": "champion", "plan": {}, "status": {}, "state": "p"}
+    return house.catalog.rollouts.start(NewRollout(**values | fields), "ann").id
+
+
+def end(house: House, id: str, alias: AliasEnd) -> None:
+    house.catalog.rollouts.change(id, 1, Change("end", "over", False, {}, alias=alias), "ann")
+
+
+def test_the_canary_of_a_rollout_is_wanted_when_its_route_is_there_and_not_before(house: House):
+    house.publish("one", alias="champion")
+    house.publish("two")
+    source = house.start()
+    id = roll_out(house)
+    assert numbers(source.scan()) == [1]
+    source.admit({MODEL: frozenset({1, 2})})
+    assert numbers(source.scan()) == [1, 2]
+    end(house, id, "promote")
+    assert numbers(source.scan()) == [1, 2]
+    source.admit({})
+    assert numbers(source.scan()) == [2]
+
+
+def test_a_canary_that_is_rejected_leaves_the_stable_version_alone(house: House):
+    house.publish("one", alias="champion")
+    house.publish("two")
+    source = house.start()
+    roll_out(house)
+    source.admit({MODEL: frozenset({1, 2})})
+    assert numbers(source.scan()) == [1, 2]
+    house.catalog.reject(MODEL, 2, "bob")
+    snapshot = source.scan()
+    assert numbers(snapshot) == [1]
+    assert any("rejected" in problem.reason for problem in snapshot.problems)
+
+
+def test_while_a_proposal_is_rolled_out_a_gateway_that_starts_serves_the_stable_version(house: House):
+    house.publish("one", alias="champion")
+    house.policy(on_alias_move="propose")
+    house.publish("two", alias="champion")
+    roll_out(house, proposed_generation=2)
+    shutil.rmtree(house.folder / "cache", ignore_errors=True)
+    assert numbers(house.start().scan()) == [1]
+
+
+def test_a_move_that_a_rollout_made_is_no_proposal_for_a_gateway_that_missed_it(house: House):
+    house.publish("one", alias="champion")
+    house.policy(on_alias_move="propose")
+    source = house.start()
+    assert numbers(source.scan()) == [1]
+    house.publish("two")
+    end(house, roll_out(house), "promote")
     assert numbers(source.scan()) == [2]
     assert source.proposals() == ()
 

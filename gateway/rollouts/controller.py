@@ -1,0 +1,460 @@
+"""Follows the rollouts of a catalog in one gateway: applies what is written there, leads when nobody else does, and
+takes traffic back at once when the evidence says so. `machine` decides, through a `Follower` for each rollout;
+`Applied` routes and counts; this is the shell that reads and writes.
+
+A step is written to the catalog before it takes effect. A rollback takes effect before it is written; until it is, the
+journal in the data folder remembers it. So whatever is lost, the database, the leader or this process, no canary ever
+gets more traffic than was decided with all of that at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from gateway.admin.problems import ProblemError
+from gateway.models_ports import Clock
+from gateway.rollouts.actions import Decision, Measured, Query
+from gateway.rollouts.applied import Applied
+from gateway.rollouts.changes import change_of, is_gone_back
+from gateway.rollouts.documents import Doc, to_document, to_seen
+from gateway.rollouts.evidence import Event, Evidence
+from gateway.rollouts.feedback import Label, Labels, Timeline
+from gateway.rollouts.follower import Follower, Owed
+from gateway.rollouts.journal import Journal, Remembered
+from gateway.rollouts.metrics import RolloutSample
+from gateway.rollouts.ports import InThread
+from gateway.rollouts.prometheus import Prometheus, QueryFailed
+from gateway.rollouts.remembering import from_memory, to_memory
+from gateway.rollouts.service import RolloutService
+from gateway.rollouts.status import State
+from gateway.settings import RolloutsSettings
+from kernels.rollout import ArmEvents
+from registry.catalog import Catalog
+from registry.errors import AliasConflict, RegistryError, RolloutChanged, SourceUnavailable, VersionRejected
+from registry.rollouts import RolloutRow, RolloutStore
+from registry.sources.catalog import Proposal
+
+ACTOR = "sluice"
+"""Whom the audit log names for what the machine decides."""
+RECORD_SECONDS = 2.0
+"""How long an abort waits for the catalog before it says that it has taken effect."""
+_log = logging.getLogger("sluice.rollouts")
+T = TypeVar("T")
+
+
+class RolloutController:
+    """All rollouts of one catalog, in one gateway.
+
+    Args:
+        open_catalog: gives the catalog, in a thread; RegistryError when it cannot be reached.
+        thread: runs what blocks.
+        prometheus: None: analyses fail.
+        epoch: seconds since the epoch, for labels that say when they were served.
+    """
+
+    def __init__(
+        self,
+        open_catalog: Callable[[], Catalog],
+        applied: Applied,
+        journal: Journal,
+        thread: InThread,
+        settings: RolloutsSettings,
+        clock: Clock,
+        prometheus: Prometheus | None = None,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:
+        self._open_catalog, self._applied, self._journal = open_catalog, applied, journal
+        self._thread, self._settings, self._prometheus = thread, settings, prometheus
+        self._clock, self._epoch = clock, epoch
+        self.replica = ""
+        # Rollouts under way, by id; one that is over stays until the catalog says so too.
+        self._followers: dict[str, Follower] = {}
+        # What was written down last of each, so that the same is not written again.
+        self._shared: dict[str, Evidence] = {}
+        self._labels = Labels()
+        # Measurements under way, by rollout and name; they belong to the group below.
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._is_away = False
+        # Moves of aliases that a rollout was begun for.
+        self._followed: set[Proposal] = set()
+        self._wake, self._turned = asyncio.Event(), asyncio.Event()
+        self.rollbacks: Counter[tuple[str, str]] = Counter()
+
+    # Life
+
+    async def open(self) -> None:
+        """Takes over where this gateway was, before any model is loaded. OSError or JournalDamaged."""
+        remembered = await self._thread(self._journal.load)
+        self.replica = remembered.replica
+        self._followers = {id: from_memory(memory) for id, memory in remembered.rollouts.items()}
+        self._applied.pins.update(remembered.pins)
+        self._applied.apply(self._followers.values())
+        self._applied.listen(self._on_events)
+
+    async def run(self) -> None:
+        """Follows until it is cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                self._wake.clear()
+                await self.turn()
+                await self._clock.wait(self._wake, self._settings.poll_seconds)
+
+    async def close(self) -> None:
+        """Lets another gateway lead at once."""
+        try:
+            await self._store(lambda store: store.release(self.replica))
+        except RegistryError as error:
+            _log.warning("leases not given up", extra={"action": "rollout-leases-kept", "reason": str(error)})
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def turn(self) -> None:
+        """One look at the catalog, and all that follows."""
+        try:
+            await self._record()
+            await self._follow(await self._store(lambda store: store.active()))
+            await self._share()
+            await self._lead()
+            await self._propose()
+        except SourceUnavailable as error:
+            self._lost(error)
+        else:
+            self._found()
+        self._applied.apply(self._followers.values())
+        await self._remember()
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    async def _store(self, work: Callable[[RolloutStore], T]) -> T:
+        return await self._thread(lambda: work(self._open_catalog().rollouts))
+
+    async def _service(self, work: Callable[[RolloutService], T], actor: str = ACTOR) -> T:
+        return await self._thread(lambda: work(RolloutService(self._open_catalog(), actor)))
+
+    # The catalog goes on
+
+    async def _follow(self, rows: Sequence[RolloutRow]) -> None:
+        """Takes over what others have written."""
+        for row in rows:
+            follower = self._followers.setdefault(row.id, Follower(row))
+            if row.id not in self._shared:
+                await self._recall(follower)
+            follower.adopt(row)
+        for id in self._followers.keys() - {row.id for row in rows}:
+            self._followers[id].adopt(await self._get(id))
+            self._end(id)
+
+    async def _recall(self, follower: Follower) -> None:
+        """What this gateway had seen before it was started again: else it would be written over."""
+        id = follower.row.id
+        mine = (await self._store(lambda store: store.evidence([id])))[id].get(self.replica)
+        before = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
+        follower.recall(before)
+        self._shared[id] = before
+
+    async def _get(self, id: str) -> RolloutRow:
+        return await self._store(lambda store: store.get(id))
+
+    def _end(self, id: str) -> None:
+        """It is over in the catalog too."""
+        follower = self._followers.pop(id)
+        self._shared.pop(id, None)
+        self._applied.pins[follower.row.model] = follower.answering
+        if is_gone_back(follower.status):
+            self.rollbacks[follower.row.model, follower.status.rule] += 1
+
+    async def _share(self) -> None:
+        """Writes down what was seen here, and reads what the others have seen."""
+        for follower in list(self._followers.values()):
+            await self._write_down(follower)
+        if ids := list(self._followers):
+            for id, seen in (await self._store(lambda store: store.evidence(ids))).items():
+                self._followers[id].hear(one for replica, one in seen.items() if replica != self.replica)
+
+    async def _write_down(self, follower: Follower) -> None:
+        self._applied.count(follower)
+        id, evidence = follower.row.id, follower.tally.evidence
+        if evidence != self._shared[id]:
+            seen = to_seen(evidence, self._applied.latencies(follower))
+            await self._store(lambda store: store.put_evidence(id, self.replica, seen))
+            self._shared[id] = evidence
+
+    # Deciding
+
+    def _on_events(self, batch: Sequence[ArmEvents]) -> None:
+        """In the wake-up in which requests went wrong: a rollback takes effect before the next request is routed."""
+        for follower in self._followers.values():
+            events = [event for events in batch for event in _events_of(follower, events)]
+            if events:
+                self._applied.count(follower)
+                follower.see(events)
+                self._guard(follower)
+                self._wake.set()
+
+    def _guard(self, follower: Follower) -> None:
+        decision = follower.guard(self._clock.now())
+        if decision is not None:
+            self._take_back(follower, decision, ACTOR)
+
+    def _take_back(self, follower: Follower, decision: Decision, actor: str, action: str = "") -> None:
+        """Here and now; the catalog is told later."""
+        follower.owe(decision, actor, action)
+        self._applied.apply(self._followers.values())
+        _tell(follower, decision)
+        self._wake.set()
+
+    async def _lead(self) -> None:
+        """Takes the next step of each rollout that no other gateway leads."""
+        for follower in list(self._followers.values()):
+            self._guard(follower)
+            if follower.owed is None:
+                await self._lead_one(follower)
+        await self._record()
+
+    async def _lead_one(self, follower: Follower) -> None:
+        row, status, seconds = follower.row, follower.status.to_plain(), self._settings.lease_seconds
+        follower.is_leading = await self._store(
+            lambda store: store.lead(row.id, self.replica, seconds, status, row.generation)
+        )
+        if not follower.is_leading or follower.owed is not None:
+            return
+        if (elsewhere := self._applied.moved_alias(follower)) is not None:
+            await self._carry_out(follower, follower.give_way(elsewhere, ACTOR, self._clock.now()))
+            return
+        if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
+            follower.freeze(found)
+        await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
+
+    async def _carry_out(self, follower: Follower, decision: Decision) -> None:
+        if is_gone_back(decision.status):
+            self._take_back(follower, decision, ACTOR)
+            return
+        if decision.is_changed and not await self._write(follower, decision):
+            return
+        follower.passed(decision)
+        for action in decision.actions:
+            if isinstance(action, Query):
+                self._ask(follower, action)
+        self._applied.apply(self._followers.values())
+
+    async def _write(self, follower: Follower, decision: Decision) -> bool:
+        """Whether the catalog has taken it."""
+        change, row = change_of(follower.row, decision), follower.row
+        await self._write_down(follower)  # what it was decided on
+        try:
+            written = await self._store(lambda store: store.change(row.id, row.generation, change, ACTOR))
+        except RolloutChanged:
+            return False  # somebody was faster: the next look shows it
+        except (AliasConflict, VersionRejected) as error:
+            self._give_up(follower, error)
+            return False
+        follower.adopt(written)
+        _tell(follower, decision)
+        if not written.is_active:
+            self._end(row.id)
+            await self._begin_next(row, decision.status.queued)
+        return True
+
+    def _give_up(self, follower: Follower, error: AliasConflict | VersionRejected) -> None:
+        if isinstance(error, AliasConflict):
+            reason = f"{error.alias} was moved to version {error.version} meanwhile"
+        else:
+            reason = f"version {error.version} was rejected"
+        self._take_back(follower, follower.abort(ACTOR, reason, self._clock.now()), ACTOR)
+
+    async def _record(self) -> None:
+        """Writes what is owed."""
+        for follower in list(self._followers.values()):
+            while follower.owed is not None:
+                await self._record_one(follower, follower.owed)
+            if not follower.row.is_active and follower.row.id in self._followers:
+                self._end(follower.row.id)
+
+    async def _record_one(self, follower: Follower, owed: Owed) -> None:
+        row = follower.row
+        if row.id in self._shared:
+            await self._write_down(follower)  # what it was decided on
+        try:
+            written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
+        except RolloutChanged:
+            follower.adopt(await self._get(row.id))
+            follower.owe_again(self._clock.now())
+            return
+        follower.adopt(written)
+        await self._begin_next(row, owed.status.queued)
+
+    async def _begin_next(self, row: RolloutRow, queued: int | None) -> None:
+        """The version that waited for the end of this rollout."""
+        if queued is None:
+            return
+        key = f"after {row.id}"
+        try:
+            await self._service(
+                lambda service: service.start(row.model, queued, alias=row.alias, plan=None, reason="", key=key)
+            )
+        except ProblemError as error:  # it has come to serve some other way, or the model is served otherwise by now
+            fields = {"action": "queued-rollout-refused", "model": row.model, "reason": str(error)}
+            _log.warning("the rollout that was next cannot begin", extra=fields)
+
+    # Analyses
+
+    def _ask(self, follower: Follower, query: Query) -> None:
+        key = (follower.row.id, query.name)
+        if key not in self._asking and self._tasks is not None:
+            self._asking[key] = self._tasks.create_task(self._measure(follower, query))
+
+    async def _measure(self, follower: Follower, query: Query) -> None:
+        row = follower.row
+        names = {"model": row.model, "stable": str(row.stable), "canary": str(row.canary)}
+        try:
+            if self._prometheus is None:
+                raise QueryFailed("rollouts.prometheus_url is not set")
+            measured = Measured(query.name, await self._prometheus.ask(query.analysis.query, names))
+        except QueryFailed as error:
+            measured = Measured(query.name, error=str(error))
+        finally:
+            del self._asking[row.id, query.name]
+        if follower.is_leading and not follower.is_over:
+            facts, now = self._applied.facts(follower), self._clock.now()
+            try:
+                await self._carry_out(follower, follower.look(facts, now, measured=measured))
+            except SourceUnavailable as error:
+                self._lost(error)
+
+    # Proposals
+
+    async def _propose(self) -> None:
+        """Begins a rollout for each alias that was moved."""
+        busy = {follower.row.model for follower in self._followers.values()}
+        for one in self._applied.proposals():
+            stable = self._applied.answering(one.model, one.serving)
+            if one.model not in busy and one not in self._followed and stable is not None:
+                await self._follow_move(one, stable)
+
+    async def _follow_move(self, one: Proposal, stable: int) -> None:
+        try:
+            await self._service(
+                lambda service: service.follow(one.model, stable, one.proposed, one.alias, one.generation)
+            )
+        except SourceUnavailable:
+            raise
+        except RegistryError as error:
+            fields = {"action": "proposal-refused", "model": one.model, "reason": str(error)}
+            _log.warning("a move of an alias cannot be rolled out", extra=fields)
+        self._followed.add(one)
+
+    # What the admin API asks
+
+    async def abort(self, id: str, actor: str, reason: str) -> Doc:
+        """All traffic is on stable here when it returns, and everywhere soon after; recorded when the catalog is there.
+
+        Raises:
+            NotFound: no such rollout.
+            CatalogUnavailable: it is none that this gateway follows, and the catalog cannot be asked.
+        """
+        follower = self._followers.get(id)
+        if follower is None:
+            return await self._service(lambda service: service.command(id, "abort", None, reason), actor)
+        decision = follower.abort(actor, reason, self._clock.now())
+        if follower.owed is None and decision.is_changed:
+            self._take_back(follower, decision, actor, "abort")
+            await self._remember()
+            await self._until(lambda: id not in self._followers, RECORD_SECONDS)
+        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {})})
+
+    async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
+        """Counts labels as evidence; how many of them count. CatalogUnavailable: when they were served is not known."""
+        follower = next((one for one in self._followers.values() if one.row.model == model), None)
+        if follower is None:
+            return 0
+        id = follower.row.id
+        timeline = Timeline(await self._store(lambda store: store.history(id)))
+        counted, events = self._labels.take(follower.row, timeline, labels, self._epoch())
+        follower.see(events)
+        self._guard(follower)
+        self._wake.set()
+        return counted
+
+    async def _until(self, is_true: Callable[[], bool], seconds: float) -> None:
+        end = self._clock.now() + seconds
+        while not is_true() and self._clock.now() < end:
+            await self._clock.wait(self._turned, end - self._clock.now())
+
+    # What metrics show
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return tuple(state.value for state in State)
+
+    def samples(self) -> list[RolloutSample]:
+        return [
+            RolloutSample(
+                follower.row.model,
+                str(follower.row.canary),
+                follower.status.state.value,
+                follower.status.weight,
+                {guard.name: guard.e_value for guard in follower.verdict.guards},
+                follower.is_leading,
+            )
+            for follower in self._followers.values()
+        ]
+
+    # Words
+
+    async def _remember(self) -> None:
+        rollouts = {id: to_memory(follower) for id, follower in self._followers.items()}
+        pins = dict(self._applied.pins)
+        await self._thread(lambda: self._journal.save(Remembered(self.replica, rollouts, pins)))
+
+    def _lost(self, error: SourceUnavailable) -> None:
+        for follower in self._followers.values():
+            follower.is_leading = False
+        if not self._is_away:
+            fields = {"action": "rollouts-catalog-unavailable", "place": error.place, "reason": error.reason}
+            _log.error("the catalog is away: no rollout goes forward", extra=fields)
+        self._is_away = True
+
+    def _found(self) -> None:
+        if self._is_away:
+            _log.info("the catalog is back", extra={"action": "rollouts-catalog-recovered"})
+        self._is_away = False
+
+
+def _events_of(follower: Follower, events: ArmEvents) -> list[Event]:
+    if events.model != follower.row.model or events.version != str(follower.row.canary):
+        return []
+    one = Event(events.kind, events.is_canary, events.weight, events.level, events.unit)
+    return [one] * events.events
+
+
+def _tell(follower: Follower, decision: Decision) -> None:
+    """One line for a decision, with the evidence."""
+    row, status, verdict = follower.row, decision.status, decision.verdict
+    evidence = follower.evidence
+    failed_canary, failed_stable = evidence.failures
+    fields: Mapping[str, Any] = {
+        "action": "rollout-decision",
+        "rollout": row.id,
+        "model": row.model,
+        "version": str(row.canary),
+        "state": status.state.value,
+        "rule": status.rule,
+        "weight": status.weight,
+        "step": status.step,
+        "e_value": verdict.e_value,
+        "threshold": verdict.threshold,
+        "canary_requests": evidence.canary,
+        "stable_requests": evidence.stable,
+        "canary_failed": failed_canary,
+        "stable_failed": failed_stable,
+        **{f"e_{guard.name}": guard.e_value for guard in verdict.guards},
+    }
+    level = logging.WARNING if is_gone_back(status) else logging.INFO
+    _log.log(level, status.reason or status.state.value, extra=fields)
