@@ -27,6 +27,8 @@ def difference(live: Sequence[Tensor], shadow: Sequence[Tensor]) -> str:
         other = others.get(tensor.name)
         if tensor == other:
             continue
+        if other is not None and other.datatype != tensor.datatype:
+            return f"{tensor.name} is {other.datatype}, not {tensor.datatype}"
         found = [] if other is None else [_read(other)]
         if text := golden.differences([_read(tensor)], found, *TOLERANCES.get(tensor.datatype, (0.0, 0.0))):
             return text

@@ -158,6 +158,7 @@ ROLLOUTS_PURE = tuple(
 )
 PURE = (
     "gateway/activity.py",
+    "gateway/comparison.py",
     "gateway/lifecycle.py",
     "gateway/admin/access.py",
     "registry/policy.py",
