@@ -431,7 +431,7 @@ def _events_of(follower: Follower, events: ArmEvents) -> list[Event]:
     if events.model != follower.row.model or events.version != str(follower.row.canary):
         return []
     one = Event(events.kind, events.is_canary, events.weight, events.level, events.unit)
-    return [one] * events.count
+    return [one] * events.events
 
 
 def _tell(follower: Follower, decision: Decision) -> None:
