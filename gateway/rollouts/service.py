@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.admin.problems import Problem, ProblemError
+from gateway.admin.registry_service import is_signed_by
 from gateway.rollouts.actions import Command, Facts
 from gateway.rollouts.changes import change_of
 from gateway.rollouts.documents import evidence_of, to_document, to_history
@@ -21,7 +22,7 @@ from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.status import State, Status
 from registry.catalog import Catalog
 from registry.errors import RolloutChanged, RolloutUnderWay
-from registry.policies import ByAlias, parse_served_by
+from registry.policies import ByAlias, may_serve, parse_served_by
 from registry.rollouts import NewRollout, RolloutRow
 
 Doc = dict[str, Any]
@@ -66,7 +67,9 @@ class RolloutService:
         stable = self._stable(model, by)
         if stable == to:
             raise _refused(f"{model} is served by version {to} already")
-        self._catalog.version(model, to)
+        reasons = may_serve(self._catalog.version(model, to), self._catalog.model(model).approval, is_signed_by)
+        if reasons:
+            raise _refused(f"version {to} may not be served: {'; '.join(reasons)}")
         return self._document(self._begin(model, stable, to, by.alias, read, reason, key))
 
     def follow(self, model: str, stable: int, to: int, alias: str, generation: int) -> Doc:
