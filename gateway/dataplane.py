@@ -167,7 +167,10 @@ class DataPlane:
 
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
         """Divides the model's traffic from the next request on; requests in flight finish where they began. None ends
-        it: its counters are gone, and calls go to the highest version again."""
+        it: its counters are gone, and calls go to the highest version again.
+
+        Of the route's shadow only the role is taken so far: nothing is copied to it.
+        """
         self._routing.set_rollout(model, route)
         self._route()
 
