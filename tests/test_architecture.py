@@ -156,12 +156,18 @@ ROLLOUTS_PURE = tuple(
         "transitions",
     )
 )
+ROLLOUTS_FOLLOWED = tuple(
+    f"gateway/rollouts/{name}.py"
+    for name in ("changes", "documents", "feedback", "follower", "remembering", "routing")
+)
+"""They know what the catalog keeps, and no clock either."""
 PURE = (
     "gateway/activity.py",
     "gateway/lifecycle.py",
     "gateway/admin/access.py",
     "registry/policy.py",
     *ROLLOUTS_PURE,
+    *ROLLOUTS_FOLLOWED,
 )
 
 
