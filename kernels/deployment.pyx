@@ -1,6 +1,6 @@
 # One model version on one loop: its queue, its lanes, and the way of its requests from admission to answer.
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
