@@ -94,6 +94,10 @@ bench: $(STAMPS)/dev $(STAMPS)/bench-packages native ## measure what the gateway
 operators-day: $(STAMPS)/dev $(STAMPS)/load native ## a good release, a bad one and a rollback under traffic by locust
 	@$(BIN)/python loadtests/operators_day.py $(ARGS)
 
+.PHONY: bench-rollouts
+bench-rollouts: $(STAMPS)/dev native ## what bad versions cost: each fault rolled out under traffic
+	@$(BIN)/python loadtests/bench_rollouts.py $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/peers/ready native ## Sluice beside Triton and Mosec
 	@$(BIN)/python loadtests/bench_peers.py --peers-python $(STAMPS)/peers/bin/python $(ARGS)
