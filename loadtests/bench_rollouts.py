@@ -31,7 +31,8 @@ from sides import free_port
 
 SLUICE = Path(sys.executable).parent / "sluice"
 COLUMNS = 30
-ITERATIONS = 400
+ITERATIONS = 2000
+"""About 2 ms: slower by less than a millisecond is not slow to a rollout."""
 PLAN = """\
 steps:
   - setWeight: 5
