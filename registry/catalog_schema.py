@@ -3,6 +3,7 @@ share it. Here is what differs between the two; `catalog` says what is done with
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,6 +307,8 @@ class Database:
             raise CatalogUnavailable(self.place, redact(str(error.orig))) from error
         except SQLAlchemyError as error:
             raise CatalogUnavailable(self.place, type(error).__name__) from error
+        except sqlite3.Error as error:  # what is asked as soon as a connection is there is not asked by SQLAlchemy
+            raise CatalogUnavailable(self.place, redact(str(error))) from error
 
 
 def _sqlite(url: str) -> Engine:
