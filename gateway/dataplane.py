@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from gateway import __version__
@@ -31,6 +32,7 @@ from gateway.routing import Routing, Targets
 from gateway.served import Served
 from gateway.serving_plan import ServingPlan
 from gateway.settings import Settings
+from gateway.shadows import ShadowCounts, Shadows
 from gateway.version_group import VersionGroup
 from gateway.workers.placement import Placement, current_cpu, pin_thread, usable_cpus
 from kernels.dispatch import Dispatcher
@@ -94,7 +96,9 @@ class DataPlane:
         self._meters: dict[tuple[str, str], Meters] = {}
         # The index as the route table has it: changed by `_route` alone.
         self._routed: list[IndexRow] = []
-        self._routing = Routing()
+        pool = ThreadPoolExecutor(1, "shadows")
+        self._shadows = Shadows(self._loop.call_soon, self._loop.call_soon_threadsafe, pool)
+        self._routing = Routing(self._shadows)
         self._is_withdrawn = False
         self._listeners: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -120,6 +124,7 @@ class DataPlane:
             self._sweeper.cancel()
             self._sweeper = None
             self._loop.remove_reader(self.intake.timer)
+        self._shadows.close()
 
     # What is served: called by the life cycle
 
@@ -192,8 +197,6 @@ class DataPlane:
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
         """Divides the model's traffic from the next request on; requests in flight finish where they began. None ends
         it: its counters are gone, and calls go to the highest version again.
-
-        Of the route's shadow only the role is taken so far: nothing is copied to it.
         """
         self._routing.set_rollout(model, route)
         self._route(model)
@@ -209,6 +212,10 @@ class DataPlane:
     def arm_counts(self, model: str) -> tuple[ArmCounts, ...]:
         """One for each arm and weight that the model's rollout has had."""
         return self._routing.arm_counts(model)
+
+    def shadow_counts(self, model: str) -> tuple[ShadowCounts, ...]:
+        """One for each shadow that the model's rollout has had."""
+        return self._shadows.counts(model)
 
     def on_events(self, callback: Callable[[list[ArmEvents]], None]) -> None:
         """Has one callback told of what went wrong: of failures within the wake-up that saw them, of slow answers

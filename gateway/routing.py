@@ -11,8 +11,10 @@ from types import MappingProxyType
 
 from gateway.attempts import UNLOADED, IndexRow
 from gateway.lifecycle import State
-from gateway.rollouts.route import RolloutRoute, Stickiness
+from gateway.rollouts.route import RolloutRoute, Shadow, Stickiness
+from gateway.shadows import Shadows
 from kernels.deployment import Deployment
+from kernels.mirror import Mirror
 from kernels.rollout import ArmCounts, ArmTally, Rollout
 from kernels.routes import ModelRoute, RouteTable
 
@@ -23,7 +25,8 @@ Targets = dict[int, Deployment | None]
 class Routing:
     """The routes of one data plane, by model."""
 
-    def __init__(self) -> None:
+    def __init__(self, shadows: Shadows) -> None:
+        self._shadows = shadows
         # Changed by set_rollout and set_aliases only.
         self._rollouts: dict[str, RolloutRoute] = {}
         self._aliases: dict[str, dict[str, int]] = {}
@@ -37,6 +40,7 @@ class Routing:
             self._rollouts.pop(model, None)
             self._tallies.pop(model, None)
             self._divisions.pop(model, None)
+            self._shadows.end(model)
         else:
             self._rollouts[model] = route
 
@@ -106,9 +110,16 @@ class Routing:
             retry=route.retry,
             salt=route.salt,
             thresholds=route.thresholds or (),
+            mirror=self._mirror(model, route.shadow, versions),
         )
         self._divisions[model] = (route, dict(versions), division)
         return division
+
+    def _mirror(self, model: str, shadow: Shadow | None, versions: Targets) -> Mirror[Deployment] | None:
+        if shadow is None:
+            self._shadows.stop(model)
+            return None
+        return self._shadows.aim(model, shadow, versions.get(shadow.version))
 
     def _tally(self, model: str, version: int, share: float) -> ArmTally:
         tallies = self._tallies.setdefault(model, {})

@@ -12,6 +12,7 @@ from kernels.infer cimport OutputView, WireError, clipped, string_view
 from kernels.lanes cimport SLOT_FAILED, Lane, Slot, kLaneMessage, slot_state
 from kernels.loop cimport epoch_ms, monotonic
 from kernels.meters cimport BACKEND, CANCELED, OTHER, REJECTED, Meters
+from kernels.mirror cimport Pair, is_copy
 from kernels.rollout cimport Rollout
 from kernels.signature cimport fill_specs
 from kernels.wire cimport encode_json, encode_proto
@@ -313,6 +314,10 @@ cdef class Deployment:
         try:
             collect_views(self.signature, self.outputs, x.request, x.rows, x.protocol == GRPC and not x.request.raw,
                           views[0])
+            if x.pair is not None:
+                (<Pair>x.pair).capture(x, views[0])
+                if is_copy(x):
+                    return
             if x.protocol == GRPC:
                 encoded = encode_proto(x.request, model, version, views.data(), views.size(), x.answer, error)
             else:
@@ -363,7 +368,10 @@ cdef class Deployment:
         if x.arrived > 0:  # a stand-in never did: the request that it stands for has been counted
             self.meters.answered(x.protocol, x.code if sink is not None else <int>CANCELLED, now - x.arrived)
         self.in_flight -= 1
-        self.loop.in_flight -= 1
+        if not is_copy(x):
+            self.loop.in_flight -= 1
+            if x.pair is not None:
+                (<Pair>x.pair).end_live(x.code if sink is not None else <int>CANCELLED)
         x.finished = now
         x.stage = ANSWERED
         x.owner = None

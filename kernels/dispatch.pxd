@@ -24,6 +24,7 @@ cdef class Dispatcher(LoopIntake):
     cdef str refusing                  # why everything is refused, or None
     cdef readonly ParkingLot parked
     cdef public object demand
+    cdef list copies                   # requests for shadows that wait for the live ones to be handed over
 
     cdef void route(self, Exchange x, Deployment d, double now) noexcept
     cdef void direct(self, Exchange x, double now) noexcept
@@ -39,6 +40,8 @@ cdef class Dispatcher(LoopIntake):
     cdef cbool decode(self, Exchange x, WireError& error) except? False
     cdef cbool fit(self, Exchange x, Deployment d, WireError& error) except? False
     cdef void enter(self, Deployment d, Exchange x) noexcept
+    cdef void mirror(self, Exchange x) noexcept
+    cdef void launch(self, Exchange x, double now) noexcept
     cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept
     cdef int tell(self) except -1
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept

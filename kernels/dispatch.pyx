@@ -13,6 +13,7 @@ from kernels.infer cimport Attribute, WireError, clipped, kMaxRank, string_view
 from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
 from kernels.meters cimport CANCELED, OTHER, REJECTED, Meters
+from kernels.mirror cimport Pair, is_copy
 from kernels.parking cimport ParkingLot
 from kernels.rollout cimport Rollout
 from kernels.routes cimport (FOUND, NO_VERSIONS, UNKNOWN_MODEL, UNKNOWN_VERSION, VERSION_NOT_READY, ModelRoute,
@@ -44,6 +45,7 @@ cdef class Dispatcher(LoopIntake):
         self.deployments = []
         self.parked = ParkingLot(max_parked, max_parked_bytes)
         self.reporting = []
+        self.copies = []
 
     def add(self, Deployment deployment):
         deployment.loop = self
@@ -182,6 +184,8 @@ cdef class Dispatcher(LoopIntake):
             return
         x.queued = now
         self.enter(d, x)
+        if x.rollout is not None and x.arm < 0 and (<Rollout>x.rollout).mirror is not None:
+            self.mirror(x)
 
     cdef cbool decode(self, Exchange x, WireError& error) except? False:
         if x.protocol == GRPC:
@@ -221,7 +225,8 @@ cdef class Dispatcher(LoopIntake):
         d.in_flight += 1
         if d.in_flight > d.in_flight_peak:
             d.in_flight_peak = d.in_flight
-        self.in_flight += 1
+        if not is_copy(x):  # nobody waits for copies, so they take nobody's place
+            self.in_flight += 1
         if x.deadline > 0:
             self.arm(x.deadline)
         if not d.dirty:
@@ -280,6 +285,50 @@ cdef class Dispatcher(LoopIntake):
             self.parked.add(x)
             if x.deadline > 0:
                 self.arm(x.deadline)
+
+    # Shadows
+
+    cdef void mirror(self, Exchange x) noexcept:
+        # Copies a request that the stable version has just been given, if it is drawn.
+        cdef Rollout rollout = <Rollout>x.rollout
+        cdef Exchange copied
+        if rollout.is_sampled():
+            copied = rollout.mirror.copy(self, x)
+            if copied is not None:
+                self.copies.append(copied)
+
+    cdef void launch(self, Exchange x, double now) noexcept:
+        # A copy goes straight to the shadow, behind everything that somebody waits for, or is dropped.
+        cdef Pair pair = <Pair>x.pair
+        cdef Deployment d
+        cdef WireError error
+        if pair.mirror.target is None:
+            pair.drop(x)
+            return
+        d = <Deployment>pair.mirror.target
+        if d.is_down() or d.queue.rows > max(d.queue.max_batch_size, 1):
+            pair.drop(x)
+            return
+        x.arrived = now
+        try:
+            if not self.decode(x, error):
+                pair.drop(x)
+                return
+            x.request.timeout_us = 0  # the caller's hurry is not the copy's
+            if not self.fit(x, d, error):
+                pair.refuse(x, error.text)
+                return
+        except MemoryError:
+            pair.drop(x)
+            return
+        x.priority = max(d.queue.priority_levels, 1)
+        if d.queue.offer(x, now, d.backlog(now), max(<int>len(d.lanes), 1)) != ADMITTED:
+            pair.drop(x)
+            return
+        x.queued = now
+        self.enter(d, x)
+
+    # Rollouts
 
     cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept:
         # Has the stable version answer what an arm will not run. With a code, that is the arm's failure, if the stable
@@ -406,6 +455,7 @@ cdef class Dispatcher(LoopIntake):
     def settle(self):
         """The end of a wake-up: hand over what arrived, write what was answered."""
         cdef Deployment d
+        cdef Exchange x
         cdef double now
         self.settle_scheduled = False
         if self.dirty:
@@ -414,6 +464,11 @@ cdef class Dispatcher(LoopIntake):
             for d in dirty:
                 d.kick(now)
         self.flush()
+        if self.copies:
+            now = monotonic()
+            copies, self.copies = self.copies, []
+            for x in copies:
+                self.launch(x, now)
         if self.is_urgent:
             self.tell()
 

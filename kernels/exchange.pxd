@@ -70,6 +70,7 @@ cdef class Exchange:
     cdef cbool counted           # drawn at random and not yet evidence: its end counts
     cdef cbool has_unit
     cdef uint64_t unit           # what it sticks by, hashed
+    cdef object pair             # mirror.Pair of a request that was copied, and of its copy; else None
 
     cdef Exchange next, previous  # links of the queue or of the pool that holds it
 

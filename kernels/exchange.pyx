@@ -11,6 +11,7 @@ cdef class Exchange:
         self.sink = None
         self.owner = None
         self.rollout = None
+        self.pair = None
         self.arm = -1
         self.counted = False
         self.has_unit = False

@@ -7,6 +7,7 @@ from libcpp.vector cimport vector
 
 from kernels.exchange cimport Exchange
 from kernels.infer cimport string_view
+from kernels.mirror cimport Mirror
 
 
 cdef extern from "draw.hpp" namespace "sluice" nogil:
@@ -54,6 +55,7 @@ cdef class Rollout:
     cdef string sticky_name
     cdef cbool is_cookie, is_parameter
     cdef cbool retries
+    cdef readonly Mirror mirror        # None: nothing is copied
     cdef cbool is_counted              # every arm and the stable version are ready: labels are as the weights say
     cdef DrawKey key
     cdef uint64_t last_draw
@@ -68,6 +70,8 @@ cdef class Rollout:
 
     # The target of a request that names no version (None: not ready); says on the exchange how it was decided.
     cdef object divide(self, Exchange x)
+    # Whether one more request of the stable version is to be copied. There is a mirror.
+    cdef cbool is_sampled(self) noexcept
     cdef int arm_of(self, double share) noexcept
     cdef cbool find_unit(self, Exchange x, string_view* unit) noexcept
     cdef object rule_for(self, Exchange x)

@@ -7,6 +7,8 @@ that divided them. It knows no model's signature and no queue: what it divides a
 from collections.abc import Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
+from kernels.mirror import Mirror
+
 Target = TypeVar("Target")
 
 class ArmEvents(NamedTuple):
@@ -63,6 +65,7 @@ class Rollout(Generic[Target]):
         salt: 16 bytes that key the hash of units.
         thresholds: seconds in the engine above which an answer is slow, ascending; empty: none is.
         first_draw: where the sequence of draws begins; by default nobody knows.
+        mirror: copies some of the requests that stable is asked; None: nothing is copied.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Rollout(Generic[Target]):
         salt: bytes = ...,
         thresholds: Sequence[float] = ...,
         first_draw: int | None = None,
+        mirror: Mirror[Target] | None = None,
     ) -> None: ...
     @property
     def headers(self) -> set[str]:

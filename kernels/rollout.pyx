@@ -11,6 +11,7 @@ from collections import namedtuple
 
 from kernels.exchange cimport Exchange
 from kernels.infer cimport Attribute, string_view
+from kernels.mirror cimport Mirror
 
 ArmEvents = namedtuple("ArmEvents", "model kind is_canary version weight level events code unit at")
 ArmCounts = namedtuple("ArmCounts", "version weight canary stable canary_failed stable_failed retried")
@@ -37,7 +38,7 @@ cdef class ArmTally:
 @cython.final
 cdef class Rollout:
     def __init__(self, str model not None, stable, arms, *, rules=(), sticky=None, bint retry=True,
-                 bytes salt=bytes(16), thresholds=(), first_draw=None):
+                 bytes salt=bytes(16), thresholds=(), first_draw=None, Mirror mirror=None):
         cdef double total = 0.0, weight
         cdef uint64_t start = int.from_bytes(os.urandom(8), "little") if first_draw is None else first_draw
         cdef ArmTally tally
@@ -68,6 +69,7 @@ cdef class Rollout:
             self.is_parameter = kind == "parameter"
             self.sticky_name = name.encode()
         self.retries = retry
+        self.mirror = mirror
         memcpy(&self.key, <const char*>salt, 16)
         self.last_draw = start
         self.levels = len(thresholds)
@@ -127,6 +129,10 @@ cdef class Rollout:
         x.arm = -1
         x.counted = self.is_counted
         return self.stable
+
+    cdef cbool is_sampled(self) noexcept:
+        self.last_draw += 1
+        return to_share(draw(self.key, &self.last_draw, sizeof(self.last_draw))) < self.mirror.fraction
 
     cdef int arm_of(self, double share) noexcept:
         cdef size_t i

@@ -1,7 +1,7 @@
 """`sluice serve` with a socket through which a test steers its rollouts: run as a program with the command's arguments.
 
 One JSON object a line: `{"model": …, "route": {…}}` sets a route, `{"model": …}` alone reads; the answer to both is
-`{"counts": […], "events": […]}`, with all events since the start.
+`{"counts": […], "events": […], "shadows": […]}`, with all events since the start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import gateway.server
 from gateway.cli import main
 from gateway.dataplane import DataPlane
-from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Stickiness
+from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Shadow, Stickiness
 
 SOCKET = "ROLLOUT_SOCKET"
 
@@ -57,8 +57,9 @@ class SteeredPlane(DataPlane):
             question = json.loads(line)
             if "route" in question:
                 self.set_rollout(question["model"], read_route(question["route"]))
+            shadows = [one._asdict() for one in self.shadow_counts(question["model"])]
             counts = [count._asdict() for count in self.arm_counts(question["model"])]
-            writer.write(json.dumps({"counts": counts, "events": self.told}).encode() + b"\n")
+            writer.write(json.dumps({"counts": counts, "events": self.told, "shadows": shadows}).encode() + b"\n")
         writer.close()
 
 
@@ -66,6 +67,7 @@ def read_route(plain: dict[str, Any]) -> RolloutRoute:
     return RolloutRoute(
         plain["stable"],
         tuple(Arm(**arm) for arm in plain["arms"]),
+        shadow=Shadow(**plain["shadow"]) if plain["shadow"] else None,
         rules=tuple(HeaderRule(**rule) for rule in plain["rules"]),
         stickiness=Stickiness(**plain["stickiness"]) if plain["stickiness"] else None,
         retry=plain["retry"],

@@ -19,6 +19,7 @@ from gateway.rollouts.prometheus import QueryFailed
 from gateway.rollouts.route import RolloutRoute
 from gateway.rollouts.service import RolloutService
 from gateway.settings import RolloutsSettings
+from gateway.shadows import ShadowCounts
 from kernels.rollout import ArmCounts, ArmEvents
 from registry.catalog import Catalog
 from registry.errors import CatalogUnavailable
@@ -61,6 +62,7 @@ class FakePlane:
         self.routes: dict[str, RolloutRoute] = {}
         self.aliases: dict[str, Mapping[str, int]] = {}
         self.counts: dict[tuple[str, str, float], list[int]] = {}
+        self.compared = self.disagreed = 0
         self._callback: Callable[[list[ArmEvents]], None] = lambda batch: None
 
     def set_rollout(self, model: str, route: RolloutRoute | None) -> None:
@@ -85,6 +87,9 @@ class FakePlane:
             for (name, version, weight), (canary, stable, failed, stable_failed) in self.counts.items()
             if name == model
         ]
+
+    def shadow_counts(self, model: str) -> list[ShadowCounts]:
+        return [ShadowCounts(2, self.compared, 0, 0, self.compared, self.disagreed, ())] if self.compared else []
 
     def served(self) -> list[Any]:
         return []

@@ -163,6 +163,7 @@ ROLLOUTS_FOLLOWED = tuple(
 """They know what the catalog keeps, and no clock either."""
 PURE = (
     "gateway/activity.py",
+    "gateway/comparison.py",
     "gateway/lifecycle.py",
     "gateway/admin/access.py",
     "registry/policy.py",

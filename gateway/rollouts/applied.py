@@ -36,6 +36,8 @@ class Applied:
         self._aliases: dict[str, Mapping[str, int]] = {}
         # Requests counted so far: by model, version and weight, of the canary and of stable.
         self._counted: dict[tuple[str, str, float], tuple[int, int]] = {}
+        # Answers of shadows, compared and disagreeing, by model and version.
+        self._compared: dict[tuple[str, int], tuple[int, int]] = {}
         # Rollouts that are being counted: what came before them is none of theirs.
         self._counting: frozenset[str] = frozenset()
         models.subscribe(self._unpin)
@@ -49,6 +51,7 @@ class Applied:
         for follower in followers:
             if follower.row.id not in self._counting:
                 self._news(follower)
+                self._compared_news(follower)
         self._counting = frozenset(follower.row.id for follower in followers)
         self._unpin()
         routes = {model: route_to(version) for model, version in self.pins.items()}
@@ -76,6 +79,7 @@ class Applied:
         if follower.row.id in self._counting:
             for weight, canary, stable in self._news(follower):
                 follower.count(canary, stable, weight)
+            follower.compare(*self._compared_news(follower))
 
     def _news(self, follower: Follower) -> list[tuple[float, int, int]]:
         """Weight, and further requests of the canary and of stable, since the last call."""
@@ -87,6 +91,16 @@ class Applied:
                 news.append((one.weight, now[0] - before[0], now[1] - before[1]))
                 self._counted[key] = now
         return news
+
+    def _compared_news(self, follower: Follower) -> tuple[int, int]:
+        """Further answers of the canary as a shadow that were compared, and that disagreed, since the last call."""
+        row = follower.row
+        for one in self._plane.shadow_counts(row.model):
+            if one.version == row.canary:
+                before = self._compared.get((row.model, one.version), (0, 0))
+                self._compared[row.model, one.version] = one.compared, one.disagreed
+                return one.compared - before[0], one.disagreed - before[1]
+        return 0, 0
 
     def facts(self, follower: Follower) -> Facts:
         row = follower.row
@@ -156,6 +170,7 @@ class Applied:
         if self._routes.pop(model, None) is not None:
             self._plane.set_rollout(model, None)
         self._counted = {key: seen for key, seen in self._counted.items() if key[0] != model}
+        self._compared = {key: seen for key, seen in self._compared.items() if key[0] != model}
 
     def _apply_aliases(self) -> None:
         aliases = self._source.aliases()

@@ -454,6 +454,8 @@ def _tell(follower: Follower, decision: Decision) -> None:
         "stable_requests": evidence.stable,
         "canary_failed": failed_canary,
         "stable_failed": failed_stable,
+        "compared": evidence.compared,
+        "disagreed": evidence.disagreed,
         **{f"e_{guard.name}": guard.e_value for guard in verdict.guards},
     }
     level = logging.WARNING if is_gone_back(status) else logging.INFO

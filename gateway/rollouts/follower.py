@@ -120,6 +120,10 @@ class Follower:
         """Further requests that were routed under this weight."""
         self.tally.count(weight, canary=canary, stable=stable)
 
+    def compare(self, compared: int, disagreed: int) -> None:
+        """Further answers of the shadow that were compared, and how many of these differed."""
+        self.tally.compare(compared, disagreed)
+
     def see(self, events: Iterable[Event]) -> None:
         for event in events:
             self.tally.add(event)

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from gateway.attempts import IndexRow
 from gateway.metrics import Served
 from gateway.rollouts.route import RolloutRoute
+from gateway.shadows import ShadowCounts
 from kernels.rollout import ArmCounts, ArmEvents
 from registry.sources.catalog import Proposal
 
@@ -47,4 +48,5 @@ class Plane(Protocol):
         self, model: str, version: int, quantiles: Sequence[float]
     ) -> tuple[float, ...] | None: ...
     def arm_counts(self, model: str) -> Sequence[ArmCounts]: ...
+    def shadow_counts(self, model: str) -> Sequence[ShadowCounts]: ...
     def served(self) -> Sequence[Served]: ...

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import models
@@ -19,7 +20,7 @@ from rollout_gateway import SOCKET, Steering
 from traffic import METHOD, Traffic
 
 from gateway.pb import inference_pb2 as pb
-from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Stickiness
+from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Shadow, Stickiness
 
 ROW = np.ones((1, 1), np.float32)
 CONFIG = "version_policy { all {} }"
@@ -63,6 +64,18 @@ class House:
         for event in self.steering.ask("m")["events"]:
             if event["kind"] == "failed" and event["is_canary"]:
                 found[event["code"]] += event["events"]
+        return found
+
+    def shadow(self) -> dict[str, Any]:
+        """What came of the copies, once none is under way."""
+
+        def settled() -> bool:
+            (one,) = self.steering.ask("m")["shadows"]
+            return bool(one["mirrored"] == one["dropped"] + one["unpaired"] + one["compared"])
+
+        wait_until(settled, why_not=lambda: str(self.steering.ask("m")["shadows"]))
+        (one,) = self.steering.ask("m")["shadows"]
+        found: dict[str, Any] = one
         return found
 
     def traffic(self, protocol: str) -> Traffic:
@@ -192,3 +205,45 @@ def test_requests_go_by_header_rule_path_and_what_they_stick_by(house: House, pr
     assert set(low) == {"1", "2"}
     assert all(after == "2" for before, after in zip(low, high, strict=True) if before == "2")
     assert by_cookie == [low, low, high, high]
+
+
+@pytest.mark.parametrize(
+    ("shadow", "sample"),
+    [
+        (models.version_of(1), ""),
+        (models.version_of(2), "version: 1 of 1 values differ, such as 2 in place of 1 at 0"),
+        (models.version_of(float("nan")), "version: 1 of 1 values differ, such as nan in place of 1 at 0"),
+        (models.failing(), "it failed: "),
+    ],
+    ids=["agrees", "differs", "NaN", "fails"],
+)
+def test_what_a_shadow_answers_is_compared_and_seen_by_no_caller(
+    house: House, protocol: str, shadow: object, sample: str
+) -> None:
+    house.open(shadow)
+    house.steering.ask("m", RolloutRoute(1, shadow=Shadow(2, 1.0), salt=SALT))
+    with house.traffic(protocol) as traffic:
+        wait_for(traffic, 200)
+    assert not traffic.failures
+    assert {outcome.version for outcome in traffic.outcomes} == {"1"}
+    counts = house.shadow()
+    assert counts["mirrored"] == len(traffic.outcomes)
+    assert counts["compared"] > 0
+    assert counts["disagreed"] == (counts["compared"] if sample else 0)
+    assert all(one.startswith(sample) for one in counts["samples"])
+    assert bool(counts["samples"]) == bool(sample)
+    assert house.steering.ask("m")["events"] == []
+
+
+def test_a_shadow_that_hangs_is_seen_by_no_caller(house: House, protocol: str) -> None:
+    house.open(models.version_of(1))
+    house.steering.ask("m", RolloutRoute(1, shadow=Shadow(2, 1.0, max_requests=16), salt=SALT))
+    pid = canary_worker(house)
+    os.kill(pid, signal.SIGSTOP)
+    with house.traffic(protocol) as traffic:
+        wait_for(traffic, 200)
+    assert not traffic.failures
+    os.kill(pid, signal.SIGCONT)
+    counts = house.shadow()
+    assert counts["dropped"] >= 150
+    assert 0 < counts["compared"] <= len(traffic.outcomes) - counts["dropped"]

@@ -393,3 +393,34 @@ class TestWhatIsRefused:
     def test_a_version_that_is_not_there(self, house: House) -> None:
         with pytest.raises(NotFound):
             house.service.start(MODEL, 9, alias=None, plan=None, reason="", key="")
+
+
+SHADOWED = {
+    **PLAN,
+    "steps": [{"shadow": {"percent": 20, "minTime": "1s", "minRequests": 50}}, *PLAN["steps"]],
+    "guards": {"disagreement": {"maxDisagreementPercent": 1}},
+}
+
+
+def test_a_shadow_step_ends_when_enough_answers_were_compared(house: House) -> None:
+    house.begin(plan=SHADOWED)
+    plane = house.gateway.plane
+    plane.compared = 49
+    house.turn(20)
+    route = plane.routes[MODEL]
+    assert route.shadow is not None
+    assert (route.shadow.version, route.shadow.fraction, plane.weight) == (2, 0.2, 0.0)
+    plane.compared = 50
+    house.turn(3)
+    assert plane.routes[MODEL].shadow is None
+    assert plane.weight == 0.1
+
+
+def test_a_shadow_that_disagrees_too_often_ends_the_rollout(house: House) -> None:
+    id = house.begin(plan=SHADOWED)
+    plane = house.gateway.plane
+    plane.compared, plane.disagreed = 40, 20
+    house.turn(2)
+    assert house.state(id) == "rolled_back"
+    assert house.catalog.rollouts.get(id).status["rule"] == "disagreement"
+    assert plane.routes == {}

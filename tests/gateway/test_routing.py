@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from dispatch_bench import Bench
 
 from gateway.rollouts.route import Arm, HeaderRule, InvalidRoute, RolloutRoute, Shadow, Stickiness
 from gateway.routing import Routing
+from gateway.shadows import Shadows
 from kernels.deployment import Deployment
 
 
@@ -18,7 +21,7 @@ def versions() -> dict[int, Deployment | None]:
 
 @pytest.fixture
 def routing() -> Routing:
-    return Routing()
+    return Routing(Shadows([].append, [].append, ThreadPoolExecutor(1)))
 
 
 def test_calls_without_a_version_go_to_the_highest_one_until_a_rollout_says_otherwise(routing, versions):

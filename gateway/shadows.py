@@ -1,0 +1,141 @@
+"""What shadows answer, compared with what was answered: on one thread beside the event loop, which only counts.
+
+Copies wait for their comparison within the bounds of `Shadow`; what does not fit is dropped by the data plane and
+counted there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import NamedTuple
+
+from gateway.comparison import difference
+from gateway.rollouts.route import Shadow
+from kernels.deployment import Deployment
+from kernels.mirror import Mirror, Pair
+
+MAX_SAMPLES = 8
+REST_SECONDS = 0.0002
+Soon = Callable[[Callable[[], object]], object]
+
+
+class ShadowCounts(NamedTuple):
+    """What came of the copies of one model's requests to one shadow. Cumulative."""
+
+    version: int
+    mirrored: int
+    """Requests that were to be copied: those that were compared, and those below, and those under way."""
+    dropped: int
+    """For want of room, or because the shadow was busy or not ready."""
+    unpaired: int
+    """With nothing to compare: the live request failed, or the copy was turned away before it ran."""
+    compared: int
+    disagreed: int
+    """Of those that were compared: beyond the tolerances, or failed by the shadow alone."""
+    samples: tuple[str, ...]
+    """What the latest of them differed in."""
+
+
+class Shadows:
+    """All shadows of one event loop.
+
+    Args:
+        call_soon: the loop's.
+        call_from_thread: the same, from any thread.
+        pool: where answers are compared.
+    """
+
+    def __init__(self, call_soon: Soon, call_from_thread: Soon, pool: Executor) -> None:
+        self._call_soon, self._call_from_thread, self._pool = call_soon, call_from_thread, pool
+        # By model: from a rollout's first shadow to its end.
+        self._accounts: dict[str, dict[int, _Account]] = {}
+
+    def aim(self, model: str, shadow: Shadow, target: Deployment | None) -> Mirror[Deployment]:
+        """What copies the model's requests to the shadow from now on; `target` is None while it is not ready."""
+        accounts = self._accounts.setdefault(model, {})
+        account = accounts.get(shadow.version)
+        if account is None:
+            account = accounts[shadow.version] = _Account(shadow.version, self._call_soon, self._compare)
+        self._stop(one for one in accounts.values() if one is not account)
+        account.mirror.aim(target, shadow.fraction, shadow.max_requests, shadow.max_bytes)
+        return account.mirror
+
+    def stop(self, model: str) -> None:
+        """Nothing is copied any more. What is under way is compared and counted."""
+        self._stop(self._accounts.get(model, {}).values())
+
+    def end(self, model: str) -> None:
+        """The same, and its counts are gone."""
+        self.stop(model)
+        self._accounts.pop(model, None)
+
+    def counts(self, model: str) -> tuple[ShadowCounts, ...]:
+        """One for each shadow that the model's rollout has had."""
+        return tuple(account.counts() for account in self._accounts.get(model, {}).values())
+
+    def close(self) -> None:
+        """Compares no more. Waits for the comparison that has begun."""
+        for model in list(self._accounts):
+            self.end(model)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _stop(accounts: Iterable[_Account]) -> None:
+        for account in accounts:
+            account.mirror.aim(None, 0.0, 0, 0)
+
+    def _compare(self, account: _Account, pairs: list[Pair]) -> None:
+        future = self._pool.submit(_judge, pairs)
+        future.add_done_callback(partial(self._compared, account, pairs))
+
+    def _compared(self, account: _Account, pairs: list[Pair], future: Future[list[str]]) -> None:
+        """In the pool's thread."""
+        if not future.cancelled():
+            self._call_from_thread(partial(account.take, pairs, future))
+
+
+class _Account:
+    """One shadow: its copies, and what came of their comparison."""
+
+    def __init__(self, version: int, call_soon: Soon, compare: Callable[[_Account, list[Pair]], None]) -> None:
+        self.version = version
+        self.mirror: Mirror[Deployment] = Mirror(call_soon, partial(compare, self))
+        self.compared = self.disagreed = 0
+        self.samples: deque[str] = deque(maxlen=MAX_SAMPLES)
+
+    def take(self, pairs: Sequence[Pair], judged: Future[list[str]]) -> None:
+        for pair in pairs:
+            self.mirror.release(pair)
+        differing = [text for text in judged.result() if text]
+        self.compared += len(pairs)
+        self.disagreed += len(differing)
+        self.samples.extend(differing)
+
+    def counts(self) -> ShadowCounts:
+        mirror = self.mirror
+        return ShadowCounts(
+            self.version, mirror.mirrored, mirror.dropped, mirror.unpaired, self.compared, self.disagreed,
+            tuple(self.samples),
+        )  # fmt: skip
+
+
+def _judge(pairs: Sequence[Pair]) -> list[str]:
+    """What each pair differs in; empty texts for those that agree."""
+    texts = []
+    for pair in pairs:
+        texts.append(_difference(pair))
+        time.sleep(REST_SECONDS)  # the event loop must not wait for the interpreter longer than one comparison takes
+    return texts
+
+
+def _difference(pair: Pair) -> str:
+    if pair.shadow is None:
+        return f"it failed: {(pair.failure or b'').decode(errors='replace')}"
+    try:
+        return difference(pair.live, pair.shadow)
+    except ValueError as error:  # outputs that are no tensors: a model may write what it likes
+        return f"it cannot be read: {error}"

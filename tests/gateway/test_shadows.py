@@ -1,0 +1,137 @@
+"""What shadows answer, counted: with the pool and the event loop moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import pytest
+from dispatch_bench import Answer, Bench, message
+
+from gateway.rollouts.route import RolloutRoute, Shadow
+from gateway.routing import Routing
+from gateway.shadows import MAX_SAMPLES, Shadows
+from kernels.lanes import Lane, LanePort
+
+
+class HandPool(Executor):
+    """Runs what it was given when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def run(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for future, work in waiting:
+            future.set_result(work())
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for future, _ in self.waiting:
+            future.cancel()
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.bench, self.pool = Bench(), HandPool()
+        self.shadow = self.bench.deploy("2")
+        self.lane = Lane(self.bench.lanes[0].slot_bytes)
+        self.port = LanePort(*self.lane.fds)
+        self.shadow.attach(self.lane)
+        self.shadows = Shadows(self.bench.soon.append, self.bench.soon.append, self.pool)
+        self.routing = Routing(self.shadows)
+        self.versions = {1: self.bench.deployment, 2: self.shadow}
+
+    def route(self, route: RolloutRoute | None) -> None:
+        self.routing.set_rollout("m", route)
+        self.bench.dispatcher.route_table = self.routing.table({"m": self.versions}, [])
+
+    def ask(self, factor: float = 2.0) -> None:
+        """One request, which the stable version doubles."""
+        answer = Answer(self.bench, message([[1, 1]]))
+        for _ in range(3):
+            self.bench.settle()
+        self.bench.work()
+        if (slot := self.port.wait(0)) >= 0:
+            ((_, x),) = self.port.inputs(slot)
+            self.port.complete(slot, [(0, 11, x.shape, x * factor)], 0, 0)
+            self.shadow.collect(self.lane)
+        self.bench.settle()
+        assert answer.code == 0
+
+    def compare(self) -> None:
+        self.pool.run()
+        self.bench.settle()
+
+
+@pytest.fixture
+def stage() -> Stage:
+    stage = Stage()
+    stage.route(RolloutRoute(1, shadow=Shadow(2, 1.0, max_requests=20)))
+    return stage
+
+
+def test_answers_are_compared_and_the_latest_differences_kept(stage):
+    stage.ask()
+    for number in range(3, 13):
+        stage.ask(number)
+    stage.compare()
+    (counts,) = stage.shadows.counts("m")
+    assert counts[:6] == (2, 11, 0, 0, 11, 10)
+    assert len(counts.samples) == MAX_SAMPLES
+    assert counts.samples[-1] == "y: 2 of 2 values differ, such as 12 in place of 2 at 0"
+
+
+def test_answers_that_wait_for_their_comparison_take_the_room_of_further_copies(stage):
+    for _ in range(25):
+        stage.ask()
+    (counts,) = stage.shadows.counts("m")
+    assert (counts.dropped, counts.compared) == (5, 0)
+    stage.compare()
+    stage.ask()
+    stage.compare()
+    (counts,) = stage.shadows.counts("m")
+    assert (counts.dropped, counts.compared) == (5, 21)
+
+
+def test_counts_go_on_over_the_steps_of_a_rollout_and_end_with_it(stage):
+    stage.ask()
+    stage.compare()
+    stage.route(RolloutRoute(1))
+    stage.ask()
+    assert stage.pool.waiting == []
+    stage.route(RolloutRoute(1, shadow=Shadow(2, 1.0)))
+    stage.ask()
+    stage.compare()
+    assert [counts.compared for counts in stage.shadows.counts("m")] == [2]
+    stage.route(None)
+    assert stage.shadows.counts("m") == ()
+
+
+def test_what_is_under_way_when_the_shadow_ends_is_still_counted(stage):
+    stage.ask()
+    stage.route(RolloutRoute(1))
+    stage.compare()
+    assert [counts.compared for counts in stage.shadows.counts("m")] == [1]
+
+
+def test_a_shadow_that_is_not_ready_is_counted_as_dropping(stage):
+    stage.versions[2] = None
+    stage.route(RolloutRoute(1, shadow=Shadow(2, 1.0)))
+    stage.ask()
+    assert stage.shadows.counts("m")[0][:6] == (2, 1, 1, 0, 0, 0)
+
+
+def test_closing_compares_no_more(stage):
+    stage.ask()
+    (waiting,) = stage.pool.waiting
+    stage.shadows.close()
+    assert waiting[0].cancelled()
+    stage.bench.settle()
+    stage.ask()
+    assert len(stage.pool.waiting) == 1
