@@ -424,3 +424,23 @@ def test_a_shadow_that_disagrees_too_often_ends_the_rollout(house: House) -> Non
     assert house.state(id) == "rolled_back"
     assert house.catalog.rollouts.get(id).status["rule"] == "disagreement"
     assert plane.routes == {}
+
+
+def test_a_look_that_goes_wrong_is_told_and_the_next_one_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller = house.gateway.controller
+    looks = 0
+
+    async def turn() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ValueError("nobody expected this")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(controller, "turn", turn)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(controller.run())
+    assert looks == 2
+    assert "nobody expected this" in caplog.text
