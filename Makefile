@@ -90,6 +90,14 @@ fuzz: $(STAMPS)/dev $(STAMPS)/fuzz native ## fuzz every parser for SECONDS in al
 bench: $(STAMPS)/dev $(STAMPS)/bench-packages native ## measure what the gateway promises
 	@$(BIN)/python loadtests/bench_serving.py $(ARGS)
 
+.PHONY: operators-day
+operators-day: $(STAMPS)/dev $(STAMPS)/load native ## a good release, a bad one and a rollback under traffic by locust
+	@$(BIN)/python loadtests/operators_day.py $(ARGS)
+
+.PHONY: bench-rollouts
+bench-rollouts: $(STAMPS)/dev native ## what bad versions cost: each fault rolled out under traffic
+	@$(BIN)/python loadtests/bench_rollouts.py $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/peers/ready native ## Sluice beside Triton and Mosec
 	@$(BIN)/python loadtests/bench_peers.py --peers-python $(STAMPS)/peers/bin/python $(ARGS)
@@ -134,7 +142,7 @@ native: $(STAMPS)/venv ## build what changed of the native modules
 	@cmake --build $(NATIVE)
 
 # The package itself: a path to the checkout; the native modules are built above, where ninja knows what changed.
-$(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml $(STAMPS)/venv
+$(STAMPS)/demo $(STAMPS)/dev $(STAMPS)/load: $(STAMPS)/%: pyproject.toml $(STAMPS)/venv
 	@echo "installing Python packages ($*)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
 	  -C wheel.cmake=false -C editable.mode=inplace -e '.[$*]'

@@ -44,6 +44,12 @@ class Followed:
     """Somebody asked for it, and it was not unloaded for others since."""
     has_come_out: bool = False
     """Whether every wanted version was once READY or had failed: those that come later take over when they are."""
+    has_answered: bool = False
+    """Whether a version of it was ever READY here."""
+    is_late: bool = False
+    """It was first seen when the server was ready without it."""
+    is_required: bool = False
+    """The settings name it: the server is not ready without it."""
     attempts: list[Attempt] = field(default_factory=list)
     rows: list[IndexRow] | None = None
     """Its lines of the index, as they were told last; None after anything changed in them."""
@@ -61,6 +67,11 @@ class Followed:
     def is_wanted(self) -> bool:
         """Whether what is chosen should be READY now."""
         return self.is_requested and (self.is_demanded or not self.is_on_demand)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether versions of it are on their way here."""
+        return self.listing is not None and self.listing.is_awaited
 
     def lose(self) -> None:
         """The source does not hold it any more."""

@@ -92,8 +92,9 @@ class Models(Generic[G]):
         self._on_event = on_event
         self._listeners: list[Callable[[], None]] = []
         self._reconciler = Reconciler(
-            is_explicit=self._is_explicit, load_parallelism=settings.load_parallelism, backoff=backoff, emit=self._emit,
-            memory_bytes=settings.memory_bytes, idle_since=publisher.idle_since,
+            is_explicit=self._is_explicit, is_strict=settings.strict_readiness, backoff=backoff, emit=self._emit,
+            load_parallelism=settings.load_parallelism, memory_bytes=settings.memory_bytes,
+            idle_since=publisher.idle_since,
         )  # fmt: skip
         self._watch = Watch(
             source, self._reconciler.observe, self._emit, settings, clock=self._clock, settle_seconds=settle_seconds
@@ -205,7 +206,7 @@ class Models(Generic[G]):
         return self._has_begun and self._reconciler.has_observed
 
     def is_ready(self) -> bool:
-        """Whether every wanted model has a version that answers."""
+        """Whether the wanted models answer, as far as `models.strict_readiness` asks for it."""
         return self._has_begun and self._reconciler.is_ready()
 
     def ready_versions(self, model: str) -> tuple[int, ...]:
@@ -256,7 +257,7 @@ class Models(Generic[G]):
         return max(0.0, min(times) - now) if times and not self._is_stopping else None
 
     async def _start_explicit(self) -> None:
-        """Loads what the settings name. What cannot be loaded keeps the server from being ready."""
+        """Loads what the settings name. What they name one by one is required for the server to be ready."""
         try:
             await self._watch.look_twice()
         except SourceUnavailable as error:
@@ -264,7 +265,7 @@ class Models(Generic[G]):
         names = self._settings.load_on_start
         for name in sorted(self._watch.believed.models) if "*" in names else names:
             try:
-                if not self._reconciler.request(name):
+                if not self._reconciler.request(name, is_required=name in names):
                     self._reconciler.miss(name, "not in the model repository")
             except ConfigError as error:
                 self._reconciler.miss(name, sentence(error))

@@ -35,6 +35,7 @@ from gateway.lifecycle import State, Step, after
 from gateway.memory_budget import Resident, make_room, within
 from gateway.model_config import WrittenConfig
 from gateway.model_config_checks import sentence
+from gateway.readiness import are_ready
 from registry.sources import ModelListing, Snapshot, VersionListing
 
 ROOM_SECONDS = 1.0
@@ -48,17 +49,18 @@ class Reconciler:
         is_explicit: models are wanted when requested, and their listing is taken over at each request; otherwise every
             model in the source is wanted and followed.
         load_parallelism: attempts that may be LOADING at once.
+        is_strict: not ready while any wanted model is not. See `gateway.readiness`.
         memory_bytes: what all models together may take; 0 for no limit. Only models loaded on demand ever leave for it.
         idle_since: when a model was last used, on the clock of `now`; None while it has requests in flight.
         emit: told of each change of state, after it is made.
     """
 
     def __init__(
-        self, *, is_explicit: bool = False, load_parallelism: int = 2, backoff: Backoff = Backoff(),
-        emit: Callable[[Event], None] = lambda event: None, memory_bytes: int = 0,
+        self, *, is_explicit: bool = False, is_strict: bool = False, load_parallelism: int = 2,
+        backoff: Backoff = Backoff(), emit: Callable[[Event], None] = lambda event: None, memory_bytes: int = 0,
         idle_since: Callable[[str], float | None] = lambda model: None,
     ) -> None:  # fmt: skip
-        self._is_explicit = is_explicit
+        self._is_explicit, self._is_strict = is_explicit, is_strict
         self._load_parallelism = load_parallelism
         self._backoff = backoff
         self._emit = emit
@@ -82,19 +84,21 @@ class Reconciler:
             if problem not in self._source.problems:
                 fields = {"path": problem.path, "reason": problem.reason}
                 self._emit(Event("repository-problem", "warning", fields=fields))
+        is_late = self.is_ready()
         self._source, self._listed = snapshot, None
         self.has_observed = True
         if self._is_explicit:
             return
         for name in snapshot.models.keys() | self._models.keys():
-            model = self._models.setdefault(name, Followed(name, is_requested=True))
+            model = self._models.setdefault(name, Followed(name, is_requested=True, is_late=is_late))
             listing = snapshot.models.get(name)
             if listing is None or listing is not model.listing:
                 self._touch(model)
                 self._adopt(model, listing)
 
-    def request(self, name: str, override: WrittenConfig | None = None) -> bool:
-        """Explicit mode: the model is wanted as the source holds it now. False when the source does not hold it.
+    def request(self, name: str, override: WrittenConfig | None = None, *, is_required: bool = False) -> bool:
+        """Explicit mode: the model is wanted as the source holds it now; `is_required`: for the server to be ready.
+        False when the source does not hold it.
 
         Failed versions are tried again at once. Raises ConfigError; what is loaded then stays as it is.
         """
@@ -102,7 +106,7 @@ class Reconciler:
         if listing is None:
             return False
         settled = Settled.of(override or read_config(listing), name)
-        model = self._models.setdefault(name, Followed(name))
+        model = self._models.setdefault(name, Followed(name, is_late=self.is_ready(), is_required=is_required))
         model.is_requested, model.override = True, override
         model.follow(listing, settled)
         model.attempts = [each for each in model.attempts if not each.is_over]
@@ -110,8 +114,8 @@ class Reconciler:
         return True
 
     def miss(self, name: str, reason: str) -> None:
-        """Explicit mode: the model is wanted, and cannot be requested."""
-        model = self._models.setdefault(name, Followed(name))
+        """Explicit mode: the model is required, and cannot be requested."""
+        model = self._models.setdefault(name, Followed(name, is_required=True))
         model.is_requested, model.problem = True, reason
         self._touch(model)
         self._emit(Event("model-missed", "error", name, fields={"reason": reason}))
@@ -154,6 +158,7 @@ class Reconciler:
         attempt.digest, attempt.is_live, attempt.nbytes = digest, True, nbytes
         seconds = round(now - attempt.since, 3)
         self._step(attempt, Step.LOADED, now)
+        self._models[attempt.model].has_answered = True
         self._come_out(attempt)
         self._tell("version-ready", attempt, load_seconds=seconds, digest=f"sha256:{digest}")
 
@@ -424,17 +429,14 @@ class Reconciler:
     # Questions
 
     def is_ready(self) -> bool:
-        """Whether every wanted model has a READY version, and at first all of them that can be; models loaded on demand
-        do not count. False before the source was read for the first time."""
-        return (
-            self.has_observed
-            and not self._is_shut
-            and all(
-                model.has_come_out and model.in_state(State.READY)
-                for model in self._models.values()
-                if model.is_requested and not model.is_on_demand and (model.listing is not None or self._is_explicit)
-            )
-        )
+        """See `gateway.readiness`. False before the source was read for the first time."""
+        if not self.has_observed or self._is_shut:
+            return False
+        wanted = [
+            model for model in self._models.values()
+            if model.is_requested and not model.is_on_demand and (model.listing is not None or self._is_explicit)
+        ]  # fmt: skip
+        return are_ready(wanted, is_strict=self._is_strict)
 
     def ready_versions(self, name: str) -> tuple[int, ...]:
         """Ascending; the last is the one that answers when a call names none."""

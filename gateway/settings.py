@@ -134,6 +134,9 @@ class ModelsSettings:
         "poll", "`none` loads once at the start, `poll` follows the repository, `explicit` obeys load and unload calls"
     )
     load_on_start: tuple[str, ...] = leaf((), "models to load at the start in explicit mode; `*` loads all")
+    strict_readiness: bool = leaf(
+        False, "not ready while any model has no version that answers, also one that never had"
+    )
     poll_seconds: float = seconds(1.0, "between two looks at the repository", low=0.05)
     load_parallelism: int = count(2, "versions that load at the same time", high=64)
     memory_bytes: int = size(

@@ -246,15 +246,21 @@ cdef class Dispatcher(LoopIntake):
         if x.request.timeout_us > 0 and (x.deadline == 0 or limit < x.deadline):
             x.deadline = limit  # whatever the version's queue will say: nobody waits longer than they said
         if why_not:
+            x.reason = b"VERSION_NOT_READY"
             self.refuse(x, self.unrouted, UNAVAILABLE, why_not.encode(), now)
         elif x.deadline > 0 and x.deadline <= now:
-            self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+            self.refuse_expired(x, now)
         elif not self.parked.has_room(x):
             x.retry_after = 1.0
+            x.reason = b"TOO_MANY_WAITING"
             text = f"{self.parked.count} requests of {self.parked.nbytes} bytes wait for models to load, " \
                    f"the limits are {self.parked.max_count} and {self.parked.max_bytes} bytes"
             self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, text.encode(), now)
         else:
+            # Whatever a rollout said of it, another may say by then, or none.
+            x.rollout = None
+            x.counted = False
+            x.has_unit = False
             x.stage = PARKED
             self.parked.add(x)
             if x.deadline > 0:
@@ -280,7 +286,7 @@ cdef class Dispatcher(LoopIntake):
             x = self.parked.head
             self.parked.remove(x)
             if x.deadline > 0 and x.deadline <= now:
-                self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+                self.refuse_expired(x, now)
                 continue
             self.parked.add(x)
             if x.deadline > 0:
@@ -425,6 +431,11 @@ cdef class Dispatcher(LoopIntake):
             x.reason = b"VERSION_NOT_READY"
             text += (b" version " + version if version else b"") + b" is not at ready state"
         self.refuse(x, self.unrouted, UNAVAILABLE if miss == VERSION_NOT_READY else NOT_FOUND, text, now)
+
+    cdef void refuse_expired(self, Exchange x, double now) noexcept:
+        # A request that waited for its version, or came to wait, when its time was over.
+        x.reason = b"EXPIRED"
+        self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
 
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept:
         # Answers a request that was never queued.

@@ -149,11 +149,6 @@ class Catalog:
             rows = [entry_of(row) for row in connection.execute(found.order_by(audit.c.seq))]
         return [AliasMoveRow.from_entry(model, alias, entry) for entry in rows]
 
-    def referenced_objects(self) -> frozenset[str]:
-        """Digests of all objects that a version or a policy names. Objects of pushes under way are not among them."""
-        with self._database.reading() as connection:
-            return _referenced(connection)
-
     # Publishing
 
     def begin_push(self, objects: Iterable[str], actor: str) -> str:
@@ -401,8 +396,6 @@ def _version(connection: Connection, model: str, version: int) -> VersionRow:
     for row in version_rows(connection, model, version):
         return row
     raise NotFound("version", version_target(model, version))
-
-
 
 
 def _referenced(connection: Connection) -> frozenset[str]:

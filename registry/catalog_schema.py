@@ -3,6 +3,7 @@ share it. Here is what differs between the two; `catalog` says what is done with
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ from registry.redaction import redact
 SCHEMA_VERSION = 2
 WAIT_SECONDS = 10
 """How long a writer waits for others before it gives up."""
+ANSWER_SECONDS = 4.0 * WAIT_SECONDS
+"""How long anybody waits for one answer of a server: longer than the server lets a statement take."""
 
 _LOCK = 0x51_01_CE  # the advisory lock of those who make the tables
 _WRITES = "sluice_writes"
@@ -306,6 +309,8 @@ class Database:
             raise CatalogUnavailable(self.place, redact(str(error.orig))) from error
         except SQLAlchemyError as error:
             raise CatalogUnavailable(self.place, type(error).__name__) from error
+        except sqlite3.Error as error:  # what is asked as soon as a connection is there is not asked by SQLAlchemy
+            raise CatalogUnavailable(self.place, redact(str(error))) from error
 
 
 def _sqlite(url: str) -> Engine:
@@ -328,8 +333,10 @@ def _sqlite(url: str) -> Engine:
 
 
 def _postgresql(url: str) -> Engine:
+    from registry.bounded_postgresql import BoundedConnection  # the driver is loaded only by who has such a database
+
     wait = WAIT_SECONDS * 1000
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_recycle=300,
@@ -345,3 +352,11 @@ def _postgresql(url: str) -> Engine:
             f"-c idle_in_transaction_session_timeout={6 * wait}",
         },
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        connection = BoundedConnection.connect(*arguments, **options)
+        connection.answer_seconds = ANSWER_SECONDS
+        return connection
+
+    return engine

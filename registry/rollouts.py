@@ -128,11 +128,6 @@ class RolloutStore:
             found = select(audit).where(audit.c.target == rollout_target(id)).order_by(audit.c.seq)
             return [entry_of(row) for row in connection.execute(found)]
 
-    def is_known_proposal(self, model: str, alias: str, generation: int) -> bool:
-        """Whether a rollout has followed this move of the alias, however that came out."""
-        with self._database.reading() as connection:
-            return _of_proposal(connection, model, alias, generation) is not None
-
     # Changing
 
     def start(self, new: NewRollout, actor: str, *, reason: str = "") -> RolloutRow:

@@ -73,8 +73,12 @@ class FakeGroup:
         self.name, self.text, self.log = name, text, log
         self.failure = ""
         self.is_stopped = False
+        self.nbytes = 0
         self.on_failed: Callable[[str], None]
         self.on_recovered: Callable[[], None]
+
+    def memory_bytes(self) -> int:
+        return self.nbytes
 
     async def stop(self) -> None:
         self.is_stopped = True
@@ -128,6 +132,10 @@ class FakePublisher:
         self.routes: dict[tuple[str, int], FakeGroup] = {}
         self.is_idle = asyncio.Event()
         self.is_idle.set()
+        self.used: dict[str, float | None] = {}
+
+    def idle_since(self, model: str) -> float | None:
+        return self.used.get(model, 0.0)
 
     def publish(self, model: str, version: int, plan: ServingPlan, group: FakeGroup) -> None:
         assert not group.is_stopped

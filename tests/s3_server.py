@@ -15,10 +15,12 @@ from moto.server import ThreadedMotoServer
 class S3Server:
     """One server; `bucket_url` makes an empty bucket."""
 
+    _numbers = count(1)
+    """Of buckets: all servers of a process hold the same ones."""
+
     def __init__(self) -> None:
         self._server: ThreadedMotoServer | None = None
         self._port = 0
-        self._numbers = count(1)
 
     @property
     def endpoint(self) -> str:

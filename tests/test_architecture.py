@@ -156,6 +156,11 @@ ROLLOUTS_PURE = tuple(
         "transitions",
     )
 )
+ROLLOUTS_FOLLOWED = tuple(
+    f"gateway/rollouts/{name}.py"
+    for name in ("changes", "documents", "feedback", "follower", "remembering", "routing")
+)
+"""They know what the catalog keeps, and no clock either."""
 PURE = (
     "gateway/activity.py",
     "gateway/comparison.py",
@@ -163,6 +168,7 @@ PURE = (
     "gateway/admin/access.py",
     "registry/policy.py",
     *ROLLOUTS_PURE,
+    *ROLLOUTS_FOLLOWED,
 )
 
 

@@ -192,4 +192,4 @@ def _is_address(name: str) -> bool:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()  # a header may be any bytes

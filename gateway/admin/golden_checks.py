@@ -22,6 +22,8 @@ from registry.policies import GOLDEN, GoldenSet, golden_subject
 
 SECONDS = 120.0
 VERSION_FOLDER = "version"
+MAX_PROBLEM = 500
+"""Characters of what a confined process says, kept for good in the log."""
 ADDRESS_SPACE_BYTES = 32 << 30
 """Beside eight times the model."""
 
@@ -86,7 +88,7 @@ class GoldenChecks:
             try:
                 answer = run("gateway.confined.golden", Path(folder), request, bounds)
                 if "problem" in answer:
-                    return f"it does not answer: {answer['problem']}"
+                    return f"it does not answer: {str(answer['problem'])[:MAX_PROBLEM]}"
                 found = read_tensors("outputs", answer.get("outputs"))
             except ConfinedFailed as error:
                 return f"it does not answer: {error.reason}"

@@ -266,17 +266,18 @@ class RegistryService:
 
     def _reasons(self, row: VersionRow) -> list[str]:
         approval = self.catalog.model(row.model).approval
-        return may_serve(row, approval, _is_signed_by)
+        return may_serve(row, approval, is_signed_by)
 
 
 class _Damaged(Exception):
     """What is stored is not what was published."""
 
 
-def _is_signed_by(manifest: Manifest, bundle: str, key: str) -> bool:
-    from registry.signing import is_signed_by  # only where a policy names keys: the library is large
+def is_signed_by(manifest: Manifest, bundle: str, key: str) -> bool:
+    """`registry.signing.is_signed_by`, loaded only where a policy names keys: the library is large."""
+    from registry import signing
 
-    return is_signed_by(manifest, bundle, key)
+    return signing.is_signed_by(manifest, bundle, key)
 
 
 def _policy(row: ModelRow) -> Doc:

@@ -9,15 +9,17 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from registry.errors import ArtifactRefused
 
-REQUEST, ANSWER, LOG = "request.json", "answer.json", "log.txt"
+REQUEST, ANSWER = "request.json", "answer.json"
 MAX_ANSWER_BYTES = 512 << 20
 LAST_WORDS_BYTES = 2000
 _REFUSALS = {kind.__name__: kind for kind in ArtifactRefused.__subclasses__()}
@@ -52,18 +54,26 @@ def run(module: str, folder: Path, request: dict[str, Any], bounds: Bounds) -> d
     (folder / REQUEST).write_text(json.dumps(request), "utf-8")
     command = [sys.executable, "-P", "-m", "gateway.confined.process", module, str(os.getpid())]
     command += [str(bounds.address_space_bytes)]
-    with (folder / LOG).open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=_environment(folder, bounds),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    with tempfile.TemporaryFile() as log:  # without a name: the process could put something else in its place
+        code = _ended(command, folder, log, bounds)
+        if code != 0:
+            raise ConfinedFailed(_ending(code, log))
+    return _answer(folder / ANSWER)
+
+
+def _ended(command: list[str], folder: Path, log: BinaryIO, bounds: Bounds) -> int:
+    """Runs it to its end, and whatever it started. The exit code as `subprocess` has it. Raises ConfinedFailed."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=_environment(folder, bounds),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     try:
-        code = process.wait(bounds.seconds)
+        return process.wait(bounds.seconds)
     except subprocess.TimeoutExpired:
         raise ConfinedFailed(f"took longer than {bounds.seconds:g} s") from None
     finally:
@@ -71,9 +81,6 @@ def run(module: str, folder: Path, request: dict[str, Any], bounds: Bounds) -> d
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if code != 0:
-        raise ConfinedFailed(_ending(code, folder / LOG))
-    return _answer(folder / ANSWER)
 
 
 def _environment(folder: Path, bounds: Bounds) -> dict[str, str]:
@@ -95,10 +102,15 @@ def _environment(folder: Path, bounds: Bounds) -> dict[str, str]:
 
 
 def _answer(path: Path) -> dict[str, Any]:
+    # It may be anything by now: a link to a file of ours, or a pipe that nobody writes to.
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_ANSWER_BYTES:
-            raise ConfinedFailed("its answer is too large")
-        document = json.loads(path.read_text("utf-8"))
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfinedFailed("its answer is no file")
+            if status.st_size > MAX_ANSWER_BYTES:
+                raise ConfinedFailed("its answer is too large")
+            document = json.loads(file.read())
         refusal = document.get("refused")
         if refusal is not None:
             raise _REFUSALS[refusal["kind"]](**refusal["facts"])
@@ -107,12 +119,10 @@ def _answer(path: Path) -> dict[str, Any]:
         raise ConfinedFailed("it gave no answer that can be read") from None
 
 
-def _ending(code: int, log: Path) -> str:
+def _ending(code: int, log: BinaryIO) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"the process was ended by {signal.Signals(-code).name}"
-    try:
-        words = log.read_bytes()[-LAST_WORDS_BYTES:].decode("utf-8", "replace").strip().splitlines()
-    except OSError:
-        words = []
+    log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
+    words = log.read(LAST_WORDS_BYTES).decode("utf-8", "replace").strip().splitlines()
     return f"the process ended with code {code}" + (f": {words[-1][:300]}" if words else "")

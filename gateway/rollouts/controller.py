@@ -98,11 +98,15 @@ class RolloutController:
         self._applied.listen(self._on_events)
 
     async def run(self) -> None:
-        """Follows until it is cancelled."""
+        """Follows until it is cancelled. What goes wrong in one look is told; the next one is another attempt, and the
+        gateway serves whatever becomes of rollouts."""
         async with asyncio.TaskGroup() as self._tasks:
             while True:
                 self._wake.clear()
-                await self.turn()
+                try:
+                    await self.turn()
+                except Exception:
+                    _log.exception("a look at rollouts failed", extra={"action": "rollouts-look-failed"})
                 await self._clock.wait(self._wake, self._settings.poll_seconds)
 
     async def close(self) -> None:

@@ -6,22 +6,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.admin.problems import Problem, ProblemError
+from gateway.admin.registry_service import is_signed_by
 from gateway.rollouts.actions import Command, Facts
 from gateway.rollouts.changes import change_of
 from gateway.rollouts.documents import evidence_of, to_document, to_history
 from gateway.rollouts.errors import CommandRefused, InvalidPlan
 from gateway.rollouts.evidence import summed
 from gateway.rollouts.machine import begin, decide
-from gateway.rollouts.plan import Plan
+from gateway.rollouts.plan import Plan, ShadowStep
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.status import State, Status
 from registry.catalog import Catalog
 from registry.errors import RolloutChanged, RolloutUnderWay
-from registry.policies import ByAlias, parse_served_by
+from registry.policies import ByAlias, may_serve, parse_served_by
 from registry.rollouts import NewRollout, RolloutRow
 
 Doc = dict[str, Any]
@@ -66,7 +68,9 @@ class RolloutService:
         stable = self._stable(model, by)
         if stable == to:
             raise _refused(f"{model} is served by version {to} already")
-        self._catalog.version(model, to)
+        reasons = may_serve(self._catalog.version(model, to), self._catalog.model(model).approval, is_signed_by)
+        if reasons:
+            raise _refused(f"version {to} may not be served: {'; '.join(reasons)}")
         return self._document(self._begin(model, stable, to, by.alias, read, reason, key))
 
     def follow(self, model: str, stable: int, to: int, alias: str, generation: int) -> Doc:
@@ -166,11 +170,18 @@ class RolloutService:
 
 
 def _read_plan(plan: Mapping[str, Any] | None) -> Plan:
+    """The data plane copies nothing to a shadow yet: the default plan goes without, and one that asks for it would wait
+    for ever."""
     try:
-        return read_plan(plan or {})
+        read = read_plan(plan or {})
     except InvalidPlan as error:
         facts = {"field": error.field}
         raise ProblemError(Problem(422, "invalid-plan", f"plan: {error}", facts)) from None
+    shadows = [at for at, step in enumerate(read.steps) if isinstance(step, ShadowStep)]
+    if shadows and plan and "steps" in plan:
+        field = f"steps[{shadows[0]}].shadow"
+        raise ProblemError(Problem(422, "invalid-plan", f"plan: {field}: is not carried out yet", {"field": field}))
+    return replace(read, steps=tuple(step for step in read.steps if not isinstance(step, ShadowStep)))
 
 
 def _refused(detail: str) -> ProblemError:

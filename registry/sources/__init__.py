@@ -53,6 +53,8 @@ class ModelListing:
     problem: str = ""
     is_chosen: bool = False
     """Whether the source itself chose these versions, all of which are wanted: no version policy is asked."""
+    is_awaited: bool = False
+    """Whether versions that it lacks are on their way here."""
     load_on_demand: bool = False
     """Whether the source says that it is to be loaded by the first request for it."""
 

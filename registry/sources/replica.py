@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -234,7 +234,7 @@ class Replica:
         """What is wanted when all of it is at hand; what was served last otherwise; what there is, failing that."""
         problems += [Problem(model, reason) for reason in (*want.reasons, *want.notes)]
         ready: dict[int, Pinned] = {}
-        reasons = list(want.reasons)
+        reasons, is_awaited = list(want.reasons), False
         for each in want.candidates:
             pull = self._pulls.get((model, each.version, each.identity))
             pinned = self._pinned.get((model, each.version))
@@ -245,6 +245,7 @@ class Replica:
                 reasons.append(f"version {each.version}: {pull.reason}")
             else:
                 reasons.append(f"version {each.version} is on its way")
+                is_awaited = True
         served = Served(ready, want.config, want.is_chosen, want.load_on_demand)
         if not reasons:
             listing = self._listing(model, served)
@@ -260,7 +261,8 @@ class Replica:
                 return listing
         # A listing with a problem leaves alone what is loaded; one without dismisses it.
         problem = "; ".join(reasons) if may_stay else ""
-        return self._listing(model, served, problem) or ModelListing(model, self._cache.root, is_chosen=True)
+        listing = self._listing(model, served, problem) or ModelListing(model, self._cache.root, is_chosen=True)
+        return replace(listing, is_awaited=is_awaited)
 
     def _remember(self, model: str, served: Served | None) -> None:
         if self._served.get(model) == served:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import grpc
 import models
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from live_gateway import Gateway, StartGateway, wait_until
 from protocol_clients import Client, connect, refused
 
 from gateway.frontends.status import Code
+from gateway.pb import inference_pb2
 
 ON_DEMAND = 'parameters { key: "load_on_demand" value { string_value: "true" } }'
 WARMUP = """
@@ -64,6 +66,32 @@ def test_what_nobody_asks_for_is_not_loaded(client: Client) -> None:
 def test_a_model_that_cannot_be_loaded_says_why_to_who_waited(client: Client) -> None:
     with refused(client, Code.UNAVAILABLE, "'broken' is not at ready state"):
         client.infer("broken", INPUTS)
+
+
+def test_who_waited_in_vain_is_told_why_in_words_for_programs(gateway: Gateway, start_gateway: StartGateway) -> None:
+    slow = start_gateway(
+        {"slow": {1: models.version_of(1)}}, {"slow": ON_DEMAND + SLOW}, settings={"models.max_waiting_requests": 1}
+    )
+    with grpc.insecure_channel(gateway.grpc_url) as channel, grpc.insecure_channel(slow.grpc_url) as other:
+        assert b"VERSION_NOT_READY" in reason(ask(channel, "broken"))
+        waiting = ask(other, "slow", timeout_us=1_000_000)
+        wait_until(lambda: metric(slow, "sluice_waiting_requests") == 1, why_not=slow.log_text)
+        assert b"TOO_MANY_WAITING" in reason(ask(other, "slow"))
+        assert b"EXPIRED" in reason(waiting)
+
+
+def ask(channel: grpc.Channel, model: str, timeout_us: int = 0) -> grpc.Future:
+    request = inference_pb2.ModelInferRequest(model_name=model, raw_input_contents=[bytes(4)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    if timeout_us:
+        request.parameters["timeout"].int64_param = timeout_us
+    return channel.unary_unary("/inference.GRPCInferenceService/ModelInfer").future(request.SerializeToString())
+
+
+def reason(call: grpc.Future) -> bytes:
+    """Of a refusal, its details."""
+    assert isinstance(call.exception(30), grpc.RpcError)
+    return bytes(dict(call.trailing_metadata())["grpc-status-details-bin"])
 
 
 def test_many_that_come_at_once_are_answered_by_one_load(gateway: Gateway, client: Client, protocol: str) -> None:

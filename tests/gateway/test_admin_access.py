@@ -64,6 +64,11 @@ def test_probes_and_the_empty_console_need_no_token(path: str) -> None:
     assert status(Access(tokens=[TOKEN]), path) == 200
 
 
+def test_a_token_of_other_bytes_than_text_is_refused_as_any_other() -> None:
+    access = Access(tokens=["0123456789abcdef"])
+    assert status(access, Authorization="Bearer \udcff\udcfe") == 401
+
+
 def test_metrics_need_a_token_unless_they_are_made_public() -> None:
     assert status(Access(tokens=[TOKEN]), "/metrics") == 401
     assert status(Access(tokens=[TOKEN], public_metrics=True), "/metrics") == 200

@@ -56,6 +56,18 @@ def test_however_it_ends_the_caller_is_told(
     assert reason in failed.value.reason
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_it_leaves_in_place_of_its_answer_is_neither_followed_nor_waited_for(tmp_path: Path, code: int) -> None:
+    folder, secret = tmp_path / "in", tmp_path / "secret"
+    folder.mkdir()
+    secret.write_text('{"done": {"word": "ours"}}')
+    for number, left in enumerate((str(secret), "pipe", "folder")):
+        (folder / str(number)).mkdir()
+        with pytest.raises(ConfinedFailed) as failed:
+            run(TASKS, folder / str(number), {"do": "end", "as": left, "code": code}, BOUNDS)
+        assert "ours" not in failed.value.reason
+
+
 def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     pid = run(TASKS, tmp_path, {"do": "fork"}, BOUNDS)["pid"]
     wait_until(lambda: not is_running(pid))

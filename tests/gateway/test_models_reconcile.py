@@ -1,77 +1,15 @@
 """Which versions come and go, decided from snapshots and outcomes alone."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from reconciler_house import House, listing, snapshot
 
-from gateway.attempts import CHANGED_IN_PLACE, Attempt, Backoff, Event, IndexRow, Load, Unload, Verify
+from gateway.attempts import CHANGED_IN_PLACE, Attempt, IndexRow, Load, Unload, Verify
 from gateway.lifecycle import State
 from gateway.model_config import WrittenConfig, parse
-from gateway.reconcile import Reconciler
-from registry.sources import FileStamp, ModelListing, Problem, Snapshot, VersionListing
-
-Versions = Mapping[int, int] | list[int]
-
-
-def listing(name: str, versions: Versions, config: str | None = None, problem: str = "") -> ModelListing:
-    """Versions with a number that stands for the state of their file."""
-    stamps = versions if isinstance(versions, Mapping) else dict.fromkeys(versions, 0)
-    path = Path("/repository") / name
-    listings = {
-        version: VersionListing(version, path / str(version), (FileStamp("model.onnx", 100, stamp, version),))
-        for version, stamp in stamps.items()
-    }
-    text = None if config is None else config.encode()
-    return ModelListing(name, path, MappingProxyType(listings), text, problem=problem)
-
-
-def snapshot(**models: Versions | ModelListing) -> Snapshot:
-    return Snapshot(
-        {name: each if isinstance(each, ModelListing) else listing(name, each) for name, each in models.items()}
-    )
-
-
-class House:
-    """A reconciler, its events, and a clock that is moved by hand."""
-
-    def __init__(self, **options: object) -> None:
-        self.events: list[Event] = []
-        self.reconciler = Reconciler(emit=self.events.append, backoff=Backoff(1.0, 8.0), **options)  # type: ignore[arg-type]
-        self.now = 100.0
-
-    def decide(self) -> list[str]:
-        self.actions = self.reconciler.decide(self.now)
-        return [f"{type(each).__name__} {each.attempt.model} {each.attempt.version}" for each in self.actions]
-
-    def loading(self, version: int) -> Attempt:
-        return self.in_state(version, State.LOADING)
-
-    def in_state(self, version: int, state: State) -> Attempt:
-        found = [
-            each
-            for model in self.reconciler._models.values()
-            for each in model.in_state(state)
-            if each.version == version
-        ]
-        assert len(found) == 1, found
-        return found[0]
-
-    def load(self, *versions: int) -> None:
-        """What is due is loaded."""
-        self.decide()
-        for version in versions:
-            self.reconciler.loaded(self.loading(version), f"digest of {version}", self.now)
-
-    def finish_unload(self, version: int) -> None:
-        self.reconciler.unloaded(self.in_state(version, State.UNLOADING), self.now)
-
-    def ready(self, model: str = "m") -> tuple[int, ...]:
-        return self.reconciler.ready_versions(model)
+from registry.sources import Problem, Snapshot
 
 
 @pytest.fixture
@@ -433,7 +371,7 @@ def test_in_explicit_mode_nothing_is_loaded_by_itself(explicit: House):
 def test_a_request_loads_and_a_release_unloads(explicit: House):
     assert explicit.reconciler.request("m")
     assert explicit.reconciler.outcome("m") is None
-    assert not explicit.reconciler.is_ready()
+    assert explicit.reconciler.is_ready(), "a server is as ready while it loads what somebody asked for"
     explicit.load(2)
     assert explicit.reconciler.outcome("m") == ""
     assert explicit.reconciler.release("m")

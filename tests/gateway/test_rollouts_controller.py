@@ -14,7 +14,7 @@ from gateway.admin.problems import ProblemError
 from gateway.rollouts.feedback import Label
 from gateway.rollouts.route import RolloutRoute
 from registry.errors import NotFound
-from registry.policies import ModelPolicy
+from registry.policies import ApprovalPolicy, ModelPolicy
 from registry.sources.catalog import Proposal
 
 
@@ -379,6 +379,17 @@ class TestWhatIsRefused:
     def test_a_plan_with_an_unknown_key(self, house: House) -> None:
         assert "stepps" in self.refused(house, 2, plan={"stepps": []})
 
+    def test_a_plan_with_a_shadow_that_nothing_would_be_copied_to(self, house: House) -> None:
+        assert "steps[0].shadow" in self.refused(house, 2, plan={"steps": [{"shadow": {"percent": 10}}]})
+
+    def test_the_default_plan_waits_for_no_shadow(self, house: House) -> None:
+        house.begin(2, {})
+        assert house.gateway.plane.weight == 0.02
+
+    def test_a_version_that_the_policy_does_not_let_serve(self, house: House) -> None:
+        house.catalog.set_policy(MODEL, ModelPolicy(approval=ApprovalPolicy(require_approval=True)), "ann")
+        assert "not approved yet" in self.refused(house, 2)
+
     def test_a_version_that_is_not_there(self, house: House) -> None:
         with pytest.raises(NotFound):
             house.service.start(MODEL, 9, alias=None, plan=None, reason="", key="")
@@ -413,3 +424,23 @@ def test_a_shadow_that_disagrees_too_often_ends_the_rollout(house: House) -> Non
     assert house.state(id) == "rolled_back"
     assert house.catalog.rollouts.get(id).status["rule"] == "disagreement"
     assert plane.routes == {}
+
+
+def test_a_look_that_goes_wrong_is_told_and_the_next_one_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller = house.gateway.controller
+    looks = 0
+
+    async def turn() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ValueError("nobody expected this")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(controller, "turn", turn)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(controller.run())
+    assert looks == 2
+    assert "nobody expected this" in caplog.text

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import re
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from catalog_processes import add_versions, add_versions_forever, win_alias
+from fault_proxy import fault_proxy
 from manifests import manifest
 from postgresql_server import PostgreSQLServer
 from sqlalchemy import create_engine, text
@@ -236,7 +239,8 @@ class TestApproval:
         assert row == catalog.model("fraud") == catalog.models()[0]
         assert (row.policy, row.served_by, row.on_alias_move) == (policy, "alias:live", "propose")
         assert catalog.versions("fraud") == []
-        assert "0" * 64 in catalog.referenced_objects()
+        with catalog.collecting() as kept:
+            assert kept == {"0" * 64}, "what a policy asks for is no garbage"
 
     def test_a_policy_is_replaced_only_by_who_knows_it(self, catalog: Catalog) -> None:
         first = catalog.set_policy("fraud", ModelPolicy("latest:2"), "ada", expected="").policy
@@ -414,6 +418,23 @@ class TestDatabase:
         with pytest.raises(InvalidManifest):
             _ = row.manifest
         catalog.close()
+
+
+    def test_a_server_that_says_nothing_any_more_is_given_up_and_asked_anew(
+        self, postgresql: PostgreSQLServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("registry.catalog_schema.ANSWER_SECONDS", 0.3)
+        url = postgresql.database_url()
+        with fault_proxy(unix=f"{postgresql.folder}/.s.PGSQL.5432") as proxy:
+            through = re.sub(r"@/(\w+)\?.*", rf"@127.0.0.1:{proxy.port}/\1", url)
+            with contextlib.closing(Catalog(through)) as catalog:
+                before = catalog.change_token()
+                unanswered = pytest.raises(CatalogUnavailable, match=r"no answer in 0\.3 s")
+                with unanswered, catalog._database.reading() as connection:
+                    proxy.set("hang")
+                    connection.execute(text("SELECT 1"))
+                proxy.set("none")
+                assert catalog.change_token() == before
 
 
 class TestPushesUnderWay:

@@ -183,6 +183,7 @@ def test_a_version_that_is_on_its_way_does_not_hold_up_what_is_there(house: Hous
     snapshot = source.scan()
     assert numbers(snapshot) == [1]
     assert "on its way" in snapshot.models["other"].problem
+    assert snapshot.models["other"].is_awaited, "a server that starts waits for it"
     assert source.health().pending == 2
     house.store.gate.set()
     while numbers(source.scan()) != [2] or source.health().pending:

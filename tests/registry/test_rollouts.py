@@ -156,8 +156,6 @@ class TestProposals:
         assert (row.is_proposal, row.alias_generation) == (True, 2)
         catalog.rollouts.change(row.id, 1, ROLLBACK, "sluice")
         assert pointer(catalog) == (1, 3)
-        assert catalog.rollouts.is_known_proposal("fraud", "champion", 2)
-        assert not catalog.rollouts.is_known_proposal("fraud", "champion", 3)
         assert begin(catalog, proposed_generation=2).id == row.id
 
     def test_that_are_promoted_leave_the_alias_where_it_is(self, catalog: Catalog) -> None:
