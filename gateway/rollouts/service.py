@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from gateway.admin.problems import Problem, ProblemError
@@ -17,7 +16,7 @@ from gateway.rollouts.documents import evidence_of, to_document, to_history
 from gateway.rollouts.errors import CommandRefused, InvalidPlan
 from gateway.rollouts.evidence import summed
 from gateway.rollouts.machine import begin, decide
-from gateway.rollouts.plan import Plan, ShadowStep
+from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.status import State, Status
@@ -170,18 +169,11 @@ class RolloutService:
 
 
 def _read_plan(plan: Mapping[str, Any] | None) -> Plan:
-    """The data plane copies nothing to a shadow yet: the default plan goes without, and one that asks for it would wait
-    for ever."""
     try:
-        read = read_plan(plan or {})
+        return read_plan(plan or {})
     except InvalidPlan as error:
         facts = {"field": error.field}
         raise ProblemError(Problem(422, "invalid-plan", f"plan: {error}", facts)) from None
-    shadows = [at for at, step in enumerate(read.steps) if isinstance(step, ShadowStep)]
-    if shadows and plan and "steps" in plan:
-        field = f"steps[{shadows[0]}].shadow"
-        raise ProblemError(Problem(422, "invalid-plan", f"plan: {field}: is not carried out yet", {"field": field}))
-    return replace(read, steps=tuple(step for step in read.steps if not isinstance(step, ShadowStep)))
 
 
 def _refused(detail: str) -> ProblemError:

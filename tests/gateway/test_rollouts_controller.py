@@ -379,13 +379,6 @@ class TestWhatIsRefused:
     def test_a_plan_with_an_unknown_key(self, house: House) -> None:
         assert "stepps" in self.refused(house, 2, plan={"stepps": []})
 
-    def test_a_plan_with_a_shadow_that_nothing_would_be_copied_to(self, house: House) -> None:
-        assert "steps[0].shadow" in self.refused(house, 2, plan={"steps": [{"shadow": {"percent": 10}}]})
-
-    def test_the_default_plan_waits_for_no_shadow(self, house: House) -> None:
-        house.begin(2, {})
-        assert house.gateway.plane.weight == 0.02
-
     def test_a_version_that_the_policy_does_not_let_serve(self, house: House) -> None:
         house.catalog.set_policy(MODEL, ModelPolicy(approval=ApprovalPolicy(require_approval=True)), "ann")
         assert "not approved yet" in self.refused(house, 2)
@@ -414,6 +407,16 @@ def test_a_shadow_step_ends_when_enough_answers_were_compared(house: House) -> N
     house.turn(3)
     assert plane.routes[MODEL].shadow is None
     assert plane.weight == 0.1
+
+
+def test_the_default_plan_begins_with_a_shadow(house: House) -> None:
+    house.begin(plan={})
+    plane = house.gateway.plane
+    assert plane.routes[MODEL].shadow is not None
+    assert plane.weight == 0.0
+    plane.compared = 50
+    house.turn(80)
+    assert plane.weight == 0.02
 
 
 def test_a_shadow_that_disagrees_too_often_ends_the_rollout(house: House) -> None:
