@@ -53,6 +53,7 @@ class Shadows:
         self._call_soon, self._call_from_thread, self._pool = call_soon, call_from_thread, pool
         # By model: from a rollout's first shadow to its end.
         self._accounts: dict[str, dict[int, _Account]] = {}
+        self._is_closed = False
 
     def aim(self, model: str, shadow: Shadow, target: Deployment | None) -> Mirror[Deployment]:
         """What copies the model's requests to the shadow from now on; `target` is None while it is not ready."""
@@ -79,6 +80,7 @@ class Shadows:
 
     def close(self) -> None:
         """Compares no more. Waits for the comparison that has begun."""
+        self._is_closed = True
         for model in list(self._accounts):
             self.end(model)
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -86,9 +88,12 @@ class Shadows:
     @staticmethod
     def _stop(accounts: Iterable[_Account]) -> None:
         for account in accounts:
-            account.mirror.aim(None, 0.0, 0, 0)
+            mirror = account.mirror
+            mirror.aim(None, 0.0, mirror.max_requests, mirror.max_bytes)
 
     def _compare(self, account: _Account, pairs: list[Pair]) -> None:
+        if self._is_closed:
+            return
         future = self._pool.submit(_judge, pairs)
         future.add_done_callback(partial(self._compared, account, pairs))
 

@@ -14,6 +14,7 @@ from gateway.rollouts.ports import Models, Plane, Source
 from gateway.rollouts.route import RolloutRoute
 from gateway.rollouts.routing import route_of, route_to
 from gateway.rollouts.status import State
+from gateway.shadows import ShadowCounts
 from kernels.meters import HistogramSnapshot, Meters
 from kernels.rollout import ArmEvents
 from registry.sources.catalog import Proposal
@@ -94,13 +95,18 @@ class Applied:
 
     def _compared_news(self, follower: Follower) -> tuple[int, int]:
         """Further answers of the canary as a shadow that were compared, and that disagreed, since the last call."""
+        one = self.shadow(follower)
+        if one is None:
+            return 0, 0
+        key = (follower.row.model, one.version)
+        before = self._compared.get(key, (0, 0))
+        self._compared[key] = one.compared, one.disagreed
+        return one.compared - before[0], one.disagreed - before[1]
+
+    def shadow(self, follower: Follower) -> ShadowCounts | None:
+        """What came of the copies that the canary got as a shadow here."""
         row = follower.row
-        for one in self._plane.shadow_counts(row.model):
-            if one.version == row.canary:
-                before = self._compared.get((row.model, one.version), (0, 0))
-                self._compared[row.model, one.version] = one.compared, one.disagreed
-                return one.compared - before[0], one.disagreed - before[1]
-        return 0, 0
+        return next((one for one in self._plane.shadow_counts(row.model) if one.version == row.canary), None)
 
     def facts(self, follower: Follower) -> Facts:
         row = follower.row

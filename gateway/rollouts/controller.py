@@ -406,6 +406,7 @@ class RolloutController:
                 follower.status.weight,
                 {guard.name: guard.e_value for guard in follower.verdict.guards},
                 follower.is_leading,
+                self._applied.shadow(follower),
             )
             for follower in self._followers.values()
         ]

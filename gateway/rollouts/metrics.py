@@ -9,6 +9,8 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.shadows import ShadowCounts
+
 
 @dataclass(frozen=True)
 class RolloutSample:
@@ -22,6 +24,8 @@ class RolloutSample:
     evidence: Mapping[str, float]
     """E-value by guard: 1 is none, and the threshold is 1/α of the guard."""
     is_leading: bool
+    shadow: ShadowCounts | None
+    """What came of the copies that the canary got here; None when it was no shadow."""
 
 
 class RolloutSource(Protocol):
@@ -60,7 +64,15 @@ class RolloutCollector(Collector):
         leading = GaugeMetricFamily(
             "sluice_rollout_leader", "1 where this gateway decides about the next step", labels=["model"]
         )
+        copies = CounterMetricFamily(
+            "sluice_shadow_copies",
+            "Requests that were to be copied to the canary as a shadow, by what came of them",
+            labels=["model", "version", "outcome"],
+        )
         for one in self._source.samples():
+            if one.shadow is not None:
+                for outcome, total in _outcomes(one.shadow):
+                    copies.add_metric([one.model, one.version, outcome], total)
             weight.add_metric([one.model, one.version], one.weight)
             leading.add_metric([one.model], float(one.is_leading))
             for guard, value in sorted(one.evidence.items()):
@@ -72,4 +84,13 @@ class RolloutCollector(Collector):
         )
         for (model, reason), total in sorted(self._source.rollbacks.items()):
             rollbacks.add_metric([model, reason], total)
-        yield from (weight, evidence, state, leading, rollbacks)
+        yield from (weight, evidence, state, leading, copies, rollbacks)
+
+
+def _outcomes(shadow: ShadowCounts) -> tuple[tuple[str, int], ...]:
+    return (
+        ("agreed", shadow.compared - shadow.disagreed),
+        ("disagreed", shadow.disagreed),
+        ("dropped", shadow.dropped),
+        ("unpaired", shadow.unpaired),
+    )

@@ -45,3 +45,13 @@ def test_a_rollback_is_counted_by_what_it_was_for_and_leaves_no_rollout(house: H
     text = scrape(house)
     assert 'sluice_rollbacks_total{model="fraud",reason="failures"} 1.0' in text
     assert "sluice_canary_weight_ratio{" not in text
+
+
+def test_what_came_of_a_shadows_copies_is_counted(house: House) -> None:
+    house.begin()
+    assert "sluice_shadow_copies_total{" not in scrape(house)
+    house.gateway.plane.compared, house.gateway.plane.disagreed = 10, 3
+    text = scrape(house)
+    assert 'sluice_shadow_copies_total{model="fraud",outcome="agreed",version="2"} 7.0' in text
+    assert 'sluice_shadow_copies_total{model="fraud",outcome="disagreed",version="2"} 3.0' in text
+    assert 'sluice_shadow_copies_total{model="fraud",outcome="dropped",version="2"} 0.0' in text

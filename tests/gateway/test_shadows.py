@@ -51,11 +51,12 @@ class Stage:
         self.routing.set_rollout("m", route)
         self.bench.dispatcher.route_table = self.routing.table({"m": self.versions}, [])
 
-    def ask(self, factor: float = 2.0) -> None:
-        """One request, which the stable version doubles."""
+    def ask(self, factor: float = 2.0, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """One request, which the stable version doubles; `meanwhile`: while both run it."""
         answer = Answer(self.bench, message([[1, 1]]))
         for _ in range(3):
             self.bench.settle()
+        meanwhile()
         self.bench.work()
         if (slot := self.port.wait(0)) >= 0:
             ((_, x),) = self.port.inputs(slot)
@@ -115,9 +116,9 @@ def test_counts_go_on_over_the_steps_of_a_rollout_and_end_with_it(stage):
 
 def test_what_is_under_way_when_the_shadow_ends_is_still_counted(stage):
     stage.ask()
-    stage.route(RolloutRoute(1))
+    stage.ask(meanwhile=lambda: stage.route(RolloutRoute(1)))
     stage.compare()
-    assert [counts.compared for counts in stage.shadows.counts("m")] == [1]
+    assert [counts.compared for counts in stage.shadows.counts("m")] == [2]
 
 
 def test_a_shadow_that_is_not_ready_is_counted_as_dropping(stage):
@@ -135,3 +136,8 @@ def test_closing_compares_no_more(stage):
     stage.bench.settle()
     stage.ask()
     assert len(stage.pool.waiting) == 1
+
+
+def test_what_ends_after_closing_is_left_alone(stage):
+    stage.ask(meanwhile=stage.shadows.close)
+    assert stage.pool.waiting == []

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dispatch_bench import FP32, INTERNAL, OK, SLOT, UNAVAILABLE, Answer, Bench, fail, message, tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernels.lanes import Lane, LanePort
 from kernels.mirror import Mirror
@@ -331,3 +333,40 @@ def test_exchanges_are_recycled_without_their_pairs(theatre):
         assert not theatre.work(theatre.shadow)
         assert answer.code == OK
     assert theatre.end() == (3, 0, 0)
+
+
+MOVES = ("send", "settle", "stable", "stable fails", "shadow", "shadow fails", "cancel", "die", "aim away", "aim back")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(MOVES), max_size=40), st.integers(1, 6))
+def test_whatever_happens_every_caller_has_one_answer_and_every_copy_one_end(moves, max_requests):
+    theatre = Theatre(max_requests=max_requests, max_bytes=2000)
+    waiting, cancelled = [], []
+    for move in moves:
+        if move == "send":
+            waiting.append(theatre.send())
+        elif move == "settle":
+            theatre.settle(1)
+        elif move.startswith("stable"):
+            theatre.work(theatre.stable, fail(INTERNAL) if "fails" in move else None)
+        elif move.startswith("shadow") and theatre.shadow in theatre.ports:
+            theatre.work(theatre.shadow, fail(INTERNAL) if "fails" in move else None)
+        elif move == "cancel" and waiting:
+            cancelled.append(waiting.pop())
+            cancelled[-1].before = cancelled[-1].code
+            cancelled[-1].call.cancel()
+        elif move == "die" and theatre.shadow in theatre.ports:
+            theatre.die(theatre.shadow)
+        elif move == "aim away":
+            theatre.mirror.aim(None, *theatre.limits)
+        elif move == "aim back":
+            theatre.mirror.aim(theatre.shadow, *theatre.limits)
+    theatre.settle()
+    if theatre.shadow not in theatre.ports:
+        theatre.attach(theatre.shadow)
+    while theatre.work(theatre.stable) or theatre.work(theatre.shadow):
+        pass
+    assert {answer.code for answer in waiting} <= {OK, INTERNAL}
+    assert all(answer.code == answer.before for answer in cancelled)
+    theatre.end()
