@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from cache_house import FakeStore, contents, entries, sha256
 from dying import CRASHED, DONE, FAILED, in_a_process_that_dies
 from hypothesis import HealthCheck, given, settings
