@@ -43,6 +43,7 @@ cdef class Dispatcher(LoopIntake):
     cdef void mirror(self, Exchange x) noexcept
     cdef void launch(self, Exchange x, double now) noexcept
     cdef cbool turn(self, Exchange x, Deployment d, int code, double now) noexcept
+    cdef cbool read_again(self, Exchange x, WireError& error) except? False
     cdef int tell(self) except -1
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse_expired(self, Exchange x, double now) noexcept

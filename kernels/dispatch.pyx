@@ -151,12 +151,12 @@ cdef class Dispatcher(LoopIntake):
         cdef WireError error
         cdef int reason
         try:
-            if x.arm >= 0 and d.is_down() and self.turn(x, d, OK, now):
-                return
             if not self.fit(x, d, error):
                 # What the stable version takes is well-formed, so it is the arm's failure not to take it.
                 if x.arm < 0 or not self.turn(x, d, FAILED_PRECONDITION, now):
                     self.refuse(x, d.meters, error.code, error.text, now)
+                return
+            if x.arm >= 0 and d.is_down() and self.turn(x, d, OK, now):
                 return
         except MemoryError:
             self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
@@ -357,6 +357,7 @@ cdef class Dispatcher(LoopIntake):
         cdef ModelRoute route
         cdef Deployment d
         cdef WireError error
+        cdef const char* reason = x.reason
         if x.deadline > 0 and x.deadline <= now:
             return False
         try:
@@ -364,11 +365,11 @@ cdef class Dispatcher(LoopIntake):
             if route is None or route.default is None or route.default is origin:
                 return False
             d = <Deployment>route.default
-            # Binding to the first signature may have reordered and reshaped the inputs: begin with what was received.
-            x.request.inputs.clear()
-            x.request.outputs.clear()
-            x.request.attributes.clear()
-            if not self.decode(x, error) or not self.fit(x, d, error):
+            if not self.read_again(x, error) or not self.fit(x, d, error):
+                # It stays where it is, which is where it has to fit again; where it never did, it is refused anyway.
+                if self.read_again(x, error):
+                    self.fit(x, <Deployment>origin, error)
+                x.reason = reason
                 return False
         except MemoryError:
             return False
@@ -388,6 +389,14 @@ cdef class Dispatcher(LoopIntake):
         d.queue.give_back(x, now)
         self.enter(d, x)
         return True
+
+    cdef cbool read_again(self, Exchange x, WireError& error) except? False:
+        # Binding to a signature may have reordered and reshaped the inputs, also when it failed in the end: back to
+        # what was received.
+        x.request.inputs.clear()
+        x.request.outputs.clear()
+        x.request.attributes.clear()
+        return self.decode(x, error)
 
     cdef void report(self, object rollout, cbool is_urgent, double now) noexcept:
         cdef Rollout r = <Rollout>rollout

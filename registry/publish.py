@@ -6,6 +6,7 @@ the store is collected later.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from registry.names import check_alias, check_name
 from registry.policies import ModelPolicy, may_publish
 from registry.signing import sign
 
+COLLECT_SECONDS = 3.0
+"""How long collecting keeps others from writing at a time: less than they wait, and far less than a database lets a
+transaction be idle. One that it has ended guards nothing any more."""
 Progress = Callable[[str, int, int], None]
 """Called with a step (`hash` or `store`), and how many bytes of how many are done."""
 
@@ -148,12 +152,17 @@ def publish(
 
 
 def collect(
-    catalog: Catalog, store: ArtifactStore, *, before: float, is_dry_run: bool = False, batch: int = 200
+    catalog: Catalog,
+    store: ArtifactStore,
+    *,
+    before: float,
+    is_dry_run: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[StoredObject, ...]:
     """Removes objects that no version, no policy and no push under way names, and halves of objects: what pushes left
     that never ended.
 
-    Pushing goes on meanwhile; it waits while one batch is deleted.
+    Pushing goes on meanwhile; it waits for a few seconds at a time.
 
     Args:
         before: in seconds since the epoch; what was stored at this moment or later stays.
@@ -172,10 +181,12 @@ def collect(
     if is_dry_run:
         return tuple(found)
     store.remove_unfinished(before)
-    gone = []
-    for start in range(0, len(found), batch):
+    gone, left = [], deque(found)
+    while left:
         with catalog.collecting() as kept:
-            for one in found[start : start + batch]:
+            until = clock() + COLLECT_SECONDS
+            while left and clock() < until:
+                one = left.popleft()
                 if one.sha256 not in kept:
                     store.delete(one.sha256)
                     gone.append(one)

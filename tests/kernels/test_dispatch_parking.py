@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kernels.dispatch import Dispatcher
 from kernels.local import LocalCall
-from kernels.routes import RouteTable
+from kernels.rollout import ArmTally, Rollout
+from kernels.routes import ModelRoute, RouteTable
 
 FAR, PAST = 1e12, 1e-9
 
@@ -66,6 +67,17 @@ def test_a_request_for_a_version_on_demand_waits_and_is_answered_once_it_is_ther
     assert (bench.dispatcher.parked.count, bench.dispatcher.parked.nbytes) == (0, 0)
     assert bench.deployment.meters.requests(1)[OK] == 2
     assert sum(bench.dispatcher.unrouted.requests(1)) == 0
+
+
+def test_a_rollout_that_is_over_when_the_version_comes_counts_nothing_of_who_waited(bench):
+    canary, tally = bench.deploy("2"), ArmTally("2", 0.0)
+    rollout = Rollout("m", None, [(canary, 0.0, tally)], first_draw=1)
+    bench.dispatcher.route_table = RouteTable({"m": ModelRoute(None, {"1": None, "2": canary}, {}, rollout)})
+    answer = bench.send(message([[1, 1]]))
+    bench.load()
+    bench.work_all()
+    assert answer.values == [[2, 2]]
+    assert (tally.counts().stable, tally.counts().canary) == (0, 0)
 
 
 def test_a_version_that_nobody_loads_on_demand_is_refused_as_before(bench):

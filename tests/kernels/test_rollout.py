@@ -430,6 +430,31 @@ def test_an_arm_that_does_not_take_what_stable_takes_has_failed_and_stable_answe
     assert (refused.code, len(pair.failures)) == (INVALID, 1)
 
 
+def test_what_stable_does_not_take_waits_for_the_arm_as_the_arm_takes_it():
+    pair = Pair(canary={"outputs": [tensor("y"), tensor("z", index=1)]})
+    pair.stable = pair.bench.deploy("1", [tensor("x", shape=(-1, 2), engine_shape=(-1, 2, 1))])
+    pair.attach(pair.stable)
+    pair.divide(1.0)
+    queued = pair.send([[5, 6]], outputs=[("y", 0), ("z", 0)])
+    pair.die(pair.canary)
+    later = pair.send([[7, 8]], outputs=[("y", 0), ("z", 0)])
+    assert (queued.code, later.code) == (None, None)
+    pair.attach(pair.canary)
+    pair.settle()
+    seen = []
+
+    def both(port, slot):
+        ((_, x),) = port.inputs(slot)
+        seen.append(x.shape)
+        port.complete(slot, [(0, FP32, x.shape, x * 2), (1, FP32, x.shape, x)], 0, 0)
+
+    while pair.work(pair.canary, both):
+        pass
+    assert {shape[1:] for shape in seen} == {(2,)}
+    assert (queued.values, later.values) == ([[10, 12]], [[14, 16]])
+    assert (queued.body.model_version, later.body.model_version) == ("2", "2")
+
+
 def test_inputs_are_bound_afresh_to_stable_whatever_the_arm_made_of_their_order_and_shape():
     pair = Pair()
     pair.canary = pair.bench.deploy("2", [tensor("x", shape=(-1, 2), engine_shape=(-1, 2, 1))])

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from cache_house import FakeStore, contents, entries, sha256
 from dying import CRASHED, DONE, FAILED, in_a_process_that_dies
 from hypothesis import HealthCheck, given, settings
@@ -54,6 +55,7 @@ def test_after_a_crash_at_any_step_every_version_is_whole_or_absent(pulls: list[
         pull_all(root, store, pulls)
 
 
+@pytest.mark.heavy
 def test_every_single_step_of_one_pull_with_an_eviction_may_be_the_last(tmp_path: Path) -> None:
     first, second = {"model.onnx": b"4" * 3_000_000, "a.bin": b"1" * 10}, {"model.onnx": b"5" * 3_000_000}
     store = LocalArtifacts(tmp_path / "artifacts")

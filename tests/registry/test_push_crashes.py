@@ -111,6 +111,7 @@ def folder_of(place: Path, extra: dict[str, bytes]) -> Path:
     return place
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("work", [push_from_here, push_from_elsewhere])
 def test_every_single_step_of_a_push_may_be_the_last(tmp_path: Path, work: Push) -> None:
@@ -130,6 +131,7 @@ def test_every_single_step_of_a_push_may_be_the_last(tmp_path: Path, work: Push)
     assert outcomes.count(CRASHED) > 40
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 def test_every_single_statement_of_a_push_to_a_shared_database_may_be_the_last(
     tmp_path: Path, request: pytest.FixtureRequest
