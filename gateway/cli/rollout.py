@@ -84,13 +84,17 @@ def status(
 @rollout.command()
 def watch(
     name: Model, id: Id = None, data_dir: DataDir = None, admin_url: AdminUrl = None, token_file: TokenFile = None,
-    config: Config = None,
+    config: Config = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Follow a rollout until it is over. The exit code says how it came out."""
+    """Follow a rollout until it is over, and as JSON, show what it came to. The exit code says how it came out."""
     with open_rollouts(data_dir, admin_url, token_file, config) as rollouts:
         document = find(rollouts, name, id)
-        with Live(to_view(document), console=output(), auto_refresh=False) as live:
-            last = follow(rollouts, document, None, lambda document: live.update(to_view(document), refresh=True))
+        if as_json:
+            last = follow(rollouts, document, None, lambda document: None)
+            print_json(last)
+        else:
+            with Live(to_view(document), console=output(), auto_refresh=False) as live:
+                last = follow(rollouts, document, None, lambda document: live.update(to_view(document), refresh=True))
     raise typer.Exit(decided(last))
 
 

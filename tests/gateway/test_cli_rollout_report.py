@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from gateway.cli.rollout import rollout as group
 from gateway.cli.rollout_report import Outcome, decided, outcome_of, to_junit
 from gateway.cli.rollout_view import bar, closeness, to_history, to_list, to_view
 
@@ -51,6 +57,18 @@ def shown(renderable: Any) -> str:
     with console.file:
         console.print(renderable)
         return console.export_text()
+
+
+def test_a_watch_as_json_says_what_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    came_to = rollout(outcome="rolled-back", active=False)
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[Any]:
+        yield SimpleNamespace(get=lambda id: came_to)
+
+    monkeypatch.setattr("gateway.cli.rollout.open_rollouts", opened)
+    ended = CliRunner().invoke(group, ["watch", "fraud", "--id", came_to["id"], "--json"])
+    assert (json.loads(ended.stdout), ended.exit_code) == (came_to, Outcome.ROLLED_BACK)
 
 
 @pytest.mark.parametrize(
