@@ -57,11 +57,13 @@ def test_the_page_to_look_things_up(trained: Path) -> None:
         reader.read(page("registry.md"))
 
 
+@pytest.mark.heavy
 def test_governance(trained: Path) -> None:
     with reading(trained) as reader:
         reader.read(page("governance.md"))
 
 
+@pytest.mark.heavy
 def test_share_a_registry_between_gateways(trained: Path) -> None:
     with postgresql_server() as postgresql, s3_server() as s3:
         database = {"postgresql+psycopg://sluice@db.example.com/sluice": postgresql.database_url()}
@@ -69,6 +71,7 @@ def test_share_a_registry_between_gateways(trained: Path) -> None:
             reader.read(page("shared.md"))
 
 
+@pytest.mark.heavy
 def test_connect_a_bucket(trained: Path) -> None:
     with s3_server() as s3, reading(trained, places_of(s3), AWS) as reader:
         reader.read(page("bucket.md"))
