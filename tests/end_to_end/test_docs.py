@@ -40,6 +40,7 @@ def places_of(s3: S3Server) -> dict[str, str]:
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
 
 
+@pytest.mark.heavy
 def test_publish_your_first_model(tmp_path: Path) -> None:
     with reading(tmp_path) as reader:
         reader.read(page("publish.md"))
@@ -52,6 +53,7 @@ def test_the_readme_on_the_registry(trained: Path) -> None:
         reader.read(blocks(section((ROOT / "README.md").read_text(), "The registry")))
 
 
+@pytest.mark.heavy
 def test_the_page_to_look_things_up(trained: Path) -> None:
     with reading(trained) as reader:
         reader.read(page("registry.md"))

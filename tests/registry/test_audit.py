@@ -80,7 +80,7 @@ class Tamper:
         self.connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row["place"],))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), steps=st.lists(st.sampled_from(STEPS), max_size=6))
 def test_tampering_is_found_wherever_it_is_made(data: st.DataObject, steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
