@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import pytest
 from live_gateway import ROOT, Gateway, StartGateway, wait_until
-from onnx import TensorProto, helper, numpy_helper
 from postgresql_server import PostgreSQLServer, postgresql_server
 from traffic import Traffic
 
@@ -37,24 +36,6 @@ QUICK = {
 }
 FOLLOWED_SECONDS = 2.0
 ROW = np.ones((1, 1), np.float32)
-
-
-def failing() -> onnx.ModelProto:
-    """The signature of `version_of`, and fails at every request: x (always 1) is no index into a table of one row."""
-    nodes = [
-        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "index"], ["version"]),
-    ]
-    table = numpy_helper.from_array(np.zeros(1, np.float32), "table")
-    shape = ["N", 1]
-    graph = helper.make_graph(
-        nodes,
-        "failing",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("version", TensorProto.FLOAT, shape)],
-        [table],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 class Operator:
@@ -138,7 +119,7 @@ def test_a_good_version_is_promoted_and_the_alias_moves_to_it(
 def test_a_bad_version_is_rolled_back_and_no_caller_sees_an_error(
     gateway: Gateway, operator: Operator, protocol: str, tmp_path: Path
 ) -> None:
-    operator.publish(failing(), "bad")
+    operator.publish(models.failing(), "bad")
     report = tmp_path / "report.xml"
     with callers(gateway, protocol) as traffic:
         done = operator.roll_out(2, "--junit", str(report))
@@ -233,7 +214,7 @@ def test_three_gateways_follow_one_rollout_to_its_end(
 def test_the_leader_is_killed_and_a_bad_version_is_still_taken_back_everywhere(
     start_gateway: StartGateway, shared: Operator, tmp_path: Path
 ) -> None:
-    shared.publish(failing(), "bad")
+    shared.publish(models.failing(), "bad")
     three = start_three(start_gateway, shared, tmp_path)
     for gateway in three:
         gateway.wait_ready()
