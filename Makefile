@@ -9,6 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 # Passed to the tool behind a target: make test ARGS="tests/gateway -k settings"
 ARGS ?=
+# How many processes share the tests, a file at a time: make test JOBS=0 for a debugger.
+JOBS ?= $(shell nproc)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,7 +51,7 @@ lint test sanitize fuzz: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: test
 test: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## run all tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-heavy
 test-heavy: $(STAMPS)/dev $(STAMPS)/test-packages native ## the tests that need minutes for what they install

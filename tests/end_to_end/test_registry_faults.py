@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator

@@ -236,9 +236,16 @@ def test_an_empty_body_needs_no_coding(make: MakePeer) -> None:
 
 @pytest.mark.parametrize(
     "packed",
-    [b"nonsense", gzip.compress(BODY)[:-1], gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"more", b"\x1f\x8b",
-     gzip.compress(BODY)[:-8] + b"\0" * 8],
-)  # fmt: skip
+    [
+        b"nonsense",
+        gzip.compress(BODY)[:-1],
+        gzip.compress(BODY)[:-9],
+        gzip.compress(BODY) + b"more",
+        b"\x1f\x8b",
+        gzip.compress(BODY)[:-8] + b"\0" * 8,
+    ],
+    ids=["nonsense", "cut", "without a trailer", "more", "magic alone", "wrong trailer"],
+)
 def test_a_broken_compressed_body_is_refused(make: MakePeer, packed: bytes) -> None:
     peer = make(echo)
     answer = peer.ask(infer(packed, INFER_GZIP))
