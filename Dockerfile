@@ -17,7 +17,9 @@ COPY pyproject.toml README.md ./
 COPY kernels kernels
 COPY registry registry
 COPY gateway gateway
-RUN /opt/sluice/bin/pip install --quiet --no-cache-dir --disable-pip-version-check . \
+# What a registry shared between gateways needs; docker build --build-arg EXTRAS=gpu for another choice.
+ARG EXTRAS=objects,postgresql
+RUN /opt/sluice/bin/pip install --quiet --no-cache-dir --disable-pip-version-check ".[$EXTRAS]" \
  && /opt/sluice/bin/pip uninstall --quiet --yes pip setuptools \
  && find /opt/sluice -depth -type d \( -name __pycache__ -o -name tests -o -name test \) -exec rm -rf {} + \
  && /opt/sluice/bin/python -m compileall -q -j 0 /opt/sluice/lib
