@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from gateway.attempts import UNLOADED, IndexRow
 from gateway.lifecycle import State
-from gateway.rollouts.route import RolloutRoute, Shadow, Stickiness
+from gateway.rollouts.patterns import compile_pattern
+from gateway.rollouts.route import HeaderRule, RolloutRoute, Shadow, Stickiness
 from gateway.shadows import Shadows
 from kernels.deployment import Deployment
 from kernels.mirror import Mirror
@@ -105,7 +107,7 @@ class Routing:
                 (versions.get(arm.version), arm.weight, self._tally(model, arm.version, _share(arm.weight, rest)))
                 for arm in route.arms
             ],
-            rules=[(rule.header.lower(), rule.kind, rule.value, versions.get(rule.version)) for rule in route.rules],
+            rules=[(rule.header.lower(), *_test(rule), versions.get(rule.version)) for rule in route.rules],
             sticky=_sticky(route.stickiness),
             retry=route.retry,
             salt=route.salt,
@@ -129,6 +131,12 @@ class Routing:
 def _share(weight: float, rest: float) -> float:
     """Of an arm, among it and the stable version."""
     return 0.0 if weight == 0 else min(weight / (weight + max(rest, 0.0)), 1.0)
+
+
+def _test(rule: HeaderRule) -> tuple[str, Any]:
+    """How a value is tested, and by what. A `regex` of the division would be Python's, which takes exponential time for
+    some; a pattern that is compiled already is only asked whether it matches."""
+    return ("pattern", compile_pattern(rule.value)) if rule.kind == "regex" else (rule.kind, rule.value)
 
 
 def _sticky(stickiness: Stickiness | None) -> tuple[str, str] | None:

@@ -113,12 +113,14 @@ class RolloutStore:
             return [_row(row) for row in connection.execute(found)]
 
     def of_model(self, model: str, limit: int = 100) -> list[RolloutRow]:
-        """The newest first. Raises NotFound when there is no such model."""
+        """The one under way first, then the newest. Raises NotFound when there is no such model."""
         with self._database.reading() as connection:
             if connection.execute(select(models.c.name).where(models.c.name == model)).scalar() is None:
                 raise NotFound("model", model)
             found = select(rollouts).where(rollouts.c.model == model)
-            newest = found.order_by(rollouts.c.created_at.desc(), rollouts.c.id.desc()).limit(limit)
+            # Not by time alone: the clock of whoever began the last one may have been behind.
+            order = (rollouts.c.is_active.desc(), rollouts.c.created_at.desc(), rollouts.c.id.desc())
+            newest = found.order_by(*order).limit(limit)
             return [_row(row) for row in connection.execute(newest)]
 
     def history(self, id: str) -> list[AuditEntry]:
@@ -185,13 +187,14 @@ class RolloutStore:
 
     def change(self, id: str, expected: int, change: Change, actor: str) -> RolloutRow:
         """Takes a rollout one generation further, and does to its alias what the change says, all or nothing. An alias
-        to be put back that somebody has moved meanwhile stays where they put it.
+        to be put back that somebody has moved meanwhile stays where they put it; one that would be put back to a
+        rejected version points at none, unless the canary was promoted.
 
         Raises:
             NotFound: no such rollout.
             RolloutChanged: it is of another generation than expected.
             AliasConflict: a promotion, and somebody has moved the alias since the rollout began.
-            VersionRejected: a promotion of a version that was rejected.
+            VersionRejected: a promotion of a version that was rejected, or back from a promotion to one.
         """
         with self._database.writing() as connection:
             row = _get(connection, id)
@@ -218,10 +221,14 @@ class RolloutStore:
         expected = row.settled_generation or row.alias_generation
         try:
             moved = move(connection, self._log, row.model, row.alias, to, expected, actor, why)
-        except (AliasConflict, VersionRejected):
+        except AliasConflict:
             if change.alias == "promote":
                 raise
             return {}
+        except VersionRejected:
+            if change.alias == "promote" or row.settled_generation is not None:
+                raise
+            moved = move(connection, self._log, row.model, row.alias, None, expected, actor, why)
         return {"settled_generation": moved.generation}
 
     # Leading, and what was seen

@@ -231,7 +231,7 @@ class Gateway:
 
     async def _turn(self) -> None:
         """With the measurements that it asks for."""
-        async with asyncio.TaskGroup() as self.controller._tasks:
+        async with asyncio.TaskGroup() as self.controller._measuring.tasks:
             await self.controller.turn()
 
     def abort(self, id: str) -> dict[str, Any]:

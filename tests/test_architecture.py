@@ -147,6 +147,7 @@ ROLLOUTS_PURE = tuple(
         "guards",
         "machine",
         "node",
+        "patterns",
         "plan",
         "plan_reader",
         "plan_writer",

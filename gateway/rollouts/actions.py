@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.rollouts.analysis import Analysis
 from gateway.rollouts.guards import Verdict
 from gateway.rollouts.plan import HeaderMatch
 from gateway.rollouts.status import Status
 
-CommandKind = Literal["pause", "resume", "promote", "abort", "target"]
+CommandKind = Literal["pause", "resume", "promote", "abort", "target", "complete"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """What an operator wants. `version` of a new target; `by` and `reason` end up in the status."""
+    """What an operator wants. `version` of a new target, and `plan` as it was asked for with it, None for the default;
+    `by` and `reason` end up in the status. `complete` ends the wait after a promotion, whoever sees that it is void."""
 
     kind: CommandKind
     by: str = ""
     reason: str = ""
     version: int | None = None
+    plan: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

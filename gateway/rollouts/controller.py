@@ -13,8 +13,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from gateway.admin.problems import ProblemError
 from gateway.models_ports import Clock
@@ -22,20 +22,30 @@ from gateway.rollouts.actions import Decision, Measured, Query
 from gateway.rollouts.applied import Applied
 from gateway.rollouts.changes import change_of, is_gone_back
 from gateway.rollouts.documents import Doc, to_document, to_seen
+from gateway.rollouts.errors import InvalidPlan
 from gateway.rollouts.evidence import Event, Evidence
 from gateway.rollouts.feedback import Label, Labels, Timeline
 from gateway.rollouts.follower import Follower, Owed
 from gateway.rollouts.journal import Journal, Remembered
+from gateway.rollouts.measuring import Measuring
 from gateway.rollouts.metrics import RolloutSample
 from gateway.rollouts.ports import InThread
-from gateway.rollouts.prometheus import Prometheus, QueryFailed
+from gateway.rollouts.prometheus import Prometheus
 from gateway.rollouts.remembering import from_memory, to_memory
 from gateway.rollouts.service import RolloutService
 from gateway.rollouts.status import State
+from gateway.rollouts.telling import tell
 from gateway.settings import RolloutsSettings
 from kernels.rollout import ArmEvents
 from registry.catalog import Catalog
-from registry.errors import AliasConflict, RegistryError, RolloutChanged, SourceUnavailable, VersionRejected
+from registry.errors import (
+    AliasConflict,
+    NotFound,
+    RegistryError,
+    RolloutChanged,
+    SourceUnavailable,
+    VersionRejected,
+)
 from registry.rollouts import RolloutRow, RolloutStore
 from registry.sources.catalog import Proposal
 
@@ -69,7 +79,7 @@ class RolloutController:
         epoch: Callable[[], float] = time.time,
     ) -> None:
         self._open_catalog, self._applied, self._journal = open_catalog, applied, journal
-        self._thread, self._settings, self._prometheus = thread, settings, prometheus
+        self._thread, self._settings = thread, settings
         self._clock, self._epoch = clock, epoch
         self.replica = ""
         # Rollouts under way, by id; one that is over stays until the catalog says so too.
@@ -77,12 +87,13 @@ class RolloutController:
         # What was written down last of each, so that the same is not written again.
         self._shared: dict[str, Evidence] = {}
         self._labels = Labels()
-        # Measurements under way, by rollout and name; they belong to the group below.
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._measuring = Measuring(prometheus, self._measured)
+        # Whoever has it leads: a look, or a measurement that has come. Neither sees the other's half of a change.
+        self._leading = asyncio.Lock()
         self._is_away = False
         # Moves of aliases that a rollout was begun for.
         self._followed: set[Proposal] = set()
+        self._unreadable: set[str] = set()
         self._wake, self._turned = asyncio.Event(), asyncio.Event()
         self.rollbacks: Counter[tuple[str, str]] = Counter()
 
@@ -100,7 +111,7 @@ class RolloutController:
     async def run(self) -> None:
         """Follows until it is cancelled. What goes wrong in one look is told; the next one is another attempt, and the
         gateway serves whatever becomes of rollouts."""
-        async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as self._measuring.tasks:
             while True:
                 self._wake.clear()
                 try:
@@ -122,11 +133,8 @@ class RolloutController:
     async def turn(self) -> None:
         """One look at the catalog, and all that follows."""
         try:
-            await self._record()
-            await self._follow(await self._store(lambda store: store.active()))
-            await self._share()
-            await self._lead()
-            await self._propose()
+            async with self._leading:
+                await self._look()
         except SourceUnavailable as error:
             self._lost(error)
         else:
@@ -135,6 +143,13 @@ class RolloutController:
         await self._remember()
         self._turned.set()
         self._turned = asyncio.Event()
+
+    async def _look(self) -> None:
+        await self._record()
+        await self._follow(await self._store(lambda store: store.active()))
+        await self._share()
+        await self._lead()
+        await self._propose()
 
     async def _store(self, work: Callable[[RolloutStore], T]) -> T:
         return await self._thread(lambda: work(self._open_catalog().rollouts))
@@ -147,13 +162,29 @@ class RolloutController:
     async def _follow(self, rows: Sequence[RolloutRow]) -> None:
         """Takes over what others have written."""
         for row in rows:
-            follower = self._followers.setdefault(row.id, Follower(row))
-            if row.id not in self._shared:
-                await self._recall(follower)
-            follower.adopt(row)
+            try:
+                await self._take_over(row)
+            except (InvalidPlan, KeyError, TypeError, ValueError) as error:
+                self._leave_alone(row, error)
         for id in self._followers.keys() - {row.id for row in rows}:
-            self._followers[id].adopt(await self._get(id))
-            self._end(id)
+            if (row_now := await self._get(self._followers[id])) is not None:
+                self._followers[id].adopt(row_now)
+                await self._end(self._followers[id])
+
+    async def _take_over(self, row: RolloutRow) -> None:
+        if row.id not in self._followers:
+            self._followers[row.id] = Follower(row)
+        follower = self._followers[row.id]
+        if row.id not in self._shared:
+            await self._recall(follower)
+        follower.adopt(row)
+
+    def _leave_alone(self, row: RolloutRow, error: Exception) -> None:
+        """What another release has written stays here as it was last understood; the others go on."""
+        if row.id not in self._unreadable:
+            fields = {"action": "rollout-unreadable", "rollout": row.id, "model": row.model, "reason": repr(error)}
+            _log.error("a rollout makes no sense to this release", extra=fields)
+        self._unreadable.add(row.id)
 
     async def _recall(self, follower: Follower) -> None:
         """What this gateway had seen before it was started again: else it would be written over."""
@@ -163,16 +194,28 @@ class RolloutController:
         follower.recall(before)
         self._shared[id] = before
 
-    async def _get(self, id: str) -> RolloutRow:
-        return await self._store(lambda store: store.get(id))
+    async def _get(self, follower: Follower) -> RolloutRow | None:
+        """What the catalog says; None when it has lost the rollout, to an older copy that was put in its place. Nobody
+        can say how that goes on: what was not promoted yet has no traffic any more."""
+        try:
+            return await self._store(lambda store: store.get(follower.row.id))
+        except NotFound:
+            fields = {"action": "rollout-lost", "rollout": follower.row.id, "model": follower.row.model}
+            _log.error("the catalog does not know the rollout any more", extra=fields)
+            self._forget(follower)
+            return None
 
-    def _end(self, id: str) -> None:
-        """It is over in the catalog too."""
-        follower = self._followers.pop(id)
-        self._shared.pop(id, None)
-        self._applied.pins[follower.row.model] = follower.answering
+    async def _end(self, follower: Follower) -> None:
+        """It is over in the catalog too. Until what waited for its end has begun, it is looked at again."""
+        await self._begin_next(follower)
+        self._forget(follower)
         if is_gone_back(follower.status):
             self.rollbacks[follower.row.model, follower.status.rule] += 1
+
+    def _forget(self, follower: Follower) -> None:
+        self._followers.pop(follower.row.id)
+        self._shared.pop(follower.row.id, None)
+        self._applied.pins[follower.row.model] = follower.answering
 
     async def _share(self) -> None:
         """Writes down what was seen here, and reads what the others have seen."""
@@ -211,7 +254,7 @@ class RolloutController:
         """Here and now; the catalog is told later."""
         follower.owe(decision, actor, action)
         self._applied.apply(self._followers.values())
-        _tell(follower, decision)
+        tell(follower, decision)
         self._wake.set()
 
     async def _lead(self) -> None:
@@ -229,12 +272,23 @@ class RolloutController:
         )
         if not follower.is_leading or follower.owed is not None:
             return
-        if (elsewhere := self._applied.moved_alias(follower)) is not None:
-            await self._carry_out(follower, follower.give_way(elsewhere, ACTOR, self._clock.now()))
+        if (decision := await self._unasked_end(follower)) is not None:
+            await self._carry_out(follower, decision)
             return
         if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
             follower.freeze(found)
         await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
+
+    async def _unasked_end(self, follower: Follower) -> Decision | None:
+        """What others have done to the alias or the versions may leave nothing to be decided."""
+        row, now = follower.row, self._clock.now()
+        if (elsewhere := self._applied.moved_alias(follower)) is not None:
+            return follower.give_way(elsewhere, ACTOR, now)
+        if follower.status.state is State.TERMINATING:
+            old = await self._thread(lambda: self._open_catalog().version(row.model, row.stable))
+            if old.stage == "rejected":
+                return follower.complete(ACTOR, f"version {row.stable} was rejected: nothing to wait for", now)
+        return None
 
     async def _carry_out(self, follower: Follower, decision: Decision) -> None:
         if is_gone_back(decision.status):
@@ -245,7 +299,7 @@ class RolloutController:
         follower.passed(decision)
         for action in decision.actions:
             if isinstance(action, Query):
-                self._ask(follower, action)
+                self._measuring.ask(follower, action)
         self._applied.apply(self._followers.values())
 
     async def _write(self, follower: Follower, decision: Decision) -> bool:
@@ -260,10 +314,9 @@ class RolloutController:
             self._give_up(follower, error)
             return False
         follower.adopt(written)
-        _tell(follower, decision)
+        tell(follower, decision)
         if not written.is_active:
-            self._end(row.id)
-            await self._begin_next(row, decision.status.queued)
+            await self._end(follower)
         return True
 
     def _give_up(self, follower: Follower, error: AliasConflict | VersionRejected) -> None:
@@ -274,12 +327,14 @@ class RolloutController:
         self._take_back(follower, follower.abort(ACTOR, reason, self._clock.now()), ACTOR)
 
     async def _record(self) -> None:
-        """Writes what is owed."""
+        """Writes what is owed: into the journal first, since the catalog may not answer for long."""
+        if any(follower.owed is not None for follower in self._followers.values()):
+            await self._remember()
         for follower in list(self._followers.values()):
-            while follower.owed is not None:
+            while follower.owed is not None and await self._get(follower) is not None:
                 await self._record_one(follower, follower.owed)
             if not follower.row.is_active and follower.row.id in self._followers:
-                self._end(follower.row.id)
+                await self._end(follower)
 
     async def _record_one(self, follower: Follower, owed: Owed) -> None:
         row = follower.row
@@ -288,49 +343,43 @@ class RolloutController:
         try:
             written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
         except RolloutChanged:
-            follower.adopt(await self._get(row.id))
-            follower.owe_again(self._clock.now())
+            if (now := await self._get(follower)) is not None:
+                follower.adopt(now)
+                follower.owe_again(self._clock.now())
+            return
+        except VersionRejected as error:
+            await self._stay(follower, error)
             return
         follower.adopt(written)
-        await self._begin_next(row, owed.status.queued)
 
-    async def _begin_next(self, row: RolloutRow, queued: int | None) -> None:
-        """The version that waited for the end of this rollout."""
-        if queued is None:
+    async def _stay(self, follower: Follower, error: VersionRejected) -> None:
+        """The version that it would go back to was rejected after the promotion: then there is no way back."""
+        follower.owed = None
+        reason = f"version {error.version} was rejected: there is nothing to go back to"
+        _log.error("a rollback came too late", extra={"action": "rollback-impossible", "rollout": follower.row.id})
+        await self._write(follower, follower.complete(ACTOR, reason, self._clock.now()))
+
+    async def _begin_next(self, follower: Follower) -> None:
+        """The version that waited for the end of this rollout; every gateway may try, and it begins once."""
+        row, status = follower.row, follower.status
+        if status.queued is None:
             return
-        key = f"after {row.id}"
         try:
-            await self._service(
-                lambda service: service.start(row.model, queued, alias=row.alias, plan=None, reason="", key=key)
-            )
-        except ProblemError as error:  # it has come to serve some other way, or the model is served otherwise by now
+            await self._service(lambda service: service.start_next(row, status))
+        except SourceUnavailable:
+            raise
+        except (ProblemError, RegistryError) as error:  # it has come to serve some other way, or was rejected by now
             fields = {"action": "queued-rollout-refused", "model": row.model, "reason": str(error)}
             _log.warning("the rollout that was next cannot begin", extra=fields)
 
-    # Analyses
-
-    def _ask(self, follower: Follower, query: Query) -> None:
-        key = (follower.row.id, query.name)
-        if key not in self._asking and self._tasks is not None:
-            self._asking[key] = self._tasks.create_task(self._measure(follower, query))
-
-    async def _measure(self, follower: Follower, query: Query) -> None:
-        row = follower.row
-        names = {"model": row.model, "stable": str(row.stable), "canary": str(row.canary)}
+    async def _measured(self, follower: Follower, measured: Measured) -> None:
         try:
-            if self._prometheus is None:
-                raise QueryFailed("rollouts.prometheus_url is not set")
-            measured = Measured(query.name, await self._prometheus.ask(query.analysis.query, names))
-        except QueryFailed as error:
-            measured = Measured(query.name, error=str(error))
-        finally:
-            del self._asking[row.id, query.name]
-        if follower.is_leading and not follower.is_over:
-            facts, now = self._applied.facts(follower), self._clock.now()
-            try:
-                await self._carry_out(follower, follower.look(facts, now, measured=measured))
-            except SourceUnavailable as error:
-                self._lost(error)
+            async with self._leading:
+                if follower.is_leading and not follower.is_over:
+                    facts, now = self._applied.facts(follower), self._clock.now()
+                    await self._carry_out(follower, follower.look(facts, now, measured=measured))
+        except SourceUnavailable as error:
+            self._lost(error)
 
     # Proposals
 
@@ -415,8 +464,12 @@ class RolloutController:
 
     async def _remember(self) -> None:
         rollouts = {id: to_memory(follower) for id, follower in self._followers.items()}
-        pins = dict(self._applied.pins)
-        await self._thread(lambda: self._journal.save(Remembered(self.replica, rollouts, pins)))
+        remembered = Remembered(self.replica, rollouts, dict(self._applied.pins))
+        try:
+            await self._thread(lambda: self._journal.save(remembered))
+        except OSError as error:  # the catalog remembers too, and what is in force stays so
+            fields = {"action": "rollouts-not-remembered", "reason": str(error)}
+            _log.error("what rollouts have come to is not in the data folder", extra=fields)
 
     def _lost(self, error: SourceUnavailable) -> None:
         for follower in self._followers.values():
@@ -437,31 +490,3 @@ def _events_of(follower: Follower, events: ArmEvents) -> list[Event]:
         return []
     one = Event(events.kind, events.is_canary, events.weight, events.level, events.unit)
     return [one] * events.events
-
-
-def _tell(follower: Follower, decision: Decision) -> None:
-    """One line for a decision, with the evidence."""
-    row, status, verdict = follower.row, decision.status, decision.verdict
-    evidence = follower.evidence
-    failed_canary, failed_stable = evidence.failures
-    fields: Mapping[str, Any] = {
-        "action": "rollout-decision",
-        "rollout": row.id,
-        "model": row.model,
-        "version": str(row.canary),
-        "state": status.state.value,
-        "rule": status.rule,
-        "weight": status.weight,
-        "step": status.step,
-        "e_value": verdict.e_value,
-        "threshold": verdict.threshold,
-        "canary_requests": evidence.canary,
-        "stable_requests": evidence.stable,
-        "canary_failed": failed_canary,
-        "stable_failed": failed_stable,
-        "compared": evidence.compared,
-        "disagreed": evidence.disagreed,
-        **{f"e_{guard.name}": guard.e_value for guard in verdict.guards},
-    }
-    level = logging.WARNING if is_gone_back(status) else logging.INFO
-    _log.log(level, status.reason or status.state.value, extra=fields)

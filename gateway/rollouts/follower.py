@@ -76,8 +76,9 @@ class Follower:
 
     @property
     def answering(self) -> int:
-        """The version that answers when the rollout is over."""
-        return self.row.stable if is_gone_back(self.status) else self.row.canary
+        """The version that answers when the rollout is over, however it ended."""
+        is_promoted = self.status.is_promoted and not is_gone_back(self.status)
+        return self.row.canary if is_promoted else self.row.stable
 
     @property
     def evidence(self) -> Evidence:
@@ -94,8 +95,9 @@ class Follower:
     def adopt(self, row: RolloutRow) -> None:
         """The catalog has gone on. What is owed stays so, unless the rollout is over there."""
         if row.generation > self.row.generation or not self.is_leading:
-            # The time that passed here since the last look still counts.
-            self._status = replace(Status.from_plain(row.status), clock=self._status.clock)
+            # The time that passed here since the last look still counts, unless another has counted it.
+            clock = self._status.clock if self.is_leading else None
+            self._status = replace(Status.from_plain(row.status), clock=clock)
             self.row = row
         if not row.is_active:
             self.owed = None
@@ -150,7 +152,11 @@ class Follower:
         """Somebody has moved the alias to another version: where the promotion was done it is over, else it fails."""
         if self._status.state is not State.TERMINATING:
             return self.abort(actor, f"{self.row.alias} was moved to version {version}", now)
-        command = Command("target", actor, version=version)
+        return self.complete(actor, f"{self.row.alias} was moved to version {version}", now)
+
+    def complete(self, actor: str, reason: str, now: float) -> Decision:
+        """Of one that is promoted: nobody waits for the old version any longer."""
+        command = Command("complete", actor, reason)
         return decide(self.plan, self._status, self.evidence, _UNREADY, now, command=command)
 
     def owe(self, decision: Decision, actor: str, action: str = "", reason: str = "") -> None:

@@ -39,7 +39,7 @@ ALLOWED: Mapping[State, frozenset[CommandKind]] = MappingProxyType({
     State.WAITING: frozenset({"abort", "target"}),
     State.PROGRESSING: frozenset({"pause", "promote", "abort", "target"}),
     State.PAUSED: frozenset({"pause", "resume", "promote", "abort", "target"}),
-    State.TERMINATING: frozenset({"abort", "target"}),
+    State.TERMINATING: frozenset({"abort", "target", "complete"}),
     State.PROMOTED: frozenset({"abort"}),
     State.ROLLED_BACK: frozenset({"abort"}),
     State.FAILED: frozenset({"abort"}),
@@ -171,6 +171,8 @@ def _obey(plan: Plan, status: Status, evidence: Evidence, facts: Facts, command:
             if not facts.is_ready:
                 raise CommandRefused("promote", "not ready")
             return promote(plan, status, "operator", command.reason or f"promoted by {by}")
+        case "complete":
+            return replace(status, state=State.PROMOTED, reason=command.reason)
         case "target":
             return _retarget(plan, status, command, by)
         case _:
@@ -181,9 +183,13 @@ def _retarget(plan: Plan, status: Status, command: Command, by: str) -> Status:
     assert command.version is not None
     if command.version == status.canary and status.queued is None:
         return status
-    status = replace(status, queued=None if command.version in (status.canary, status.stable) else command.version)
+    serves = status.canary if status.is_promoted else status.stable
+    is_other = command.version not in (status.canary, serves)
     if plan.on_new_target == "queue" or command.version == status.canary:
-        return status
+        return replace(
+            status, queued=command.version if is_other else None, queued_plan=command.plan if is_other else None
+        )
+    status = replace(status, queued=None, queued_plan=None)  # whoever asks for it begins it
     if status.state is State.TERMINATING:
         return replace(status, state=State.PROMOTED)
     return roll_back(status, "superseded", f"version {command.version} asked for by {by}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gateway.rollouts.errors import InvalidPlan
+from gateway.rollouts.patterns import InvalidPattern, compile_pattern
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, None: 1.0}
@@ -97,9 +98,9 @@ class Node:
     def pattern(self) -> str:
         text = self.text()
         try:
-            re.compile(text)
-        except re.error as error:
-            self.refuse(f"no regular expression: {error}")
+            compile_pattern(text)
+        except InvalidPattern as error:
+            self.refuse(f"no regular expression of RE2: {error}")
         return text
 
     def choice(self, known: tuple[str, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from string import Template
@@ -33,12 +34,21 @@ class Prometheus:
         try:
             timeout = aiohttp.ClientTimeout(TIMEOUT_SECONDS)
             async with (
-                aiohttp.ClientSession(timeout=timeout, read_bufsize=MAX_ANSWER_BYTES) as session,
+                aiohttp.ClientSession(timeout=timeout) as session,
                 session.post(self._url, data={"query": text}, allow_redirects=False) as answer,
             ):
-                return _value(await answer.json(content_type=None))
-        except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+                return _value(json.loads(await _read(answer)))
+        except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise QueryFailed(f"{type(error).__name__}: {error}") from error
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    found = b""
+    async for chunk in answer.content.iter_any():
+        found += chunk
+        if len(found) > MAX_ANSWER_BYTES:
+            raise QueryFailed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return found
 
 
 def _value(document: Any) -> float | None:

@@ -5,9 +5,10 @@ It says where requests go, not why. Checked when it is made, so that the data pl
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+from gateway.rollouts.patterns import InvalidPattern, compile_pattern
 
 RuleKind = Literal["exact", "prefix", "regex"]
 StickyKind = Literal["header", "cookie", "metadata", "parameter"]
@@ -50,7 +51,7 @@ class Shadow:
 class HeaderRule:
     """Requests with a header (over gRPC: a metadata key) whose value matches go to `version`, whatever the weights.
 
-    `regex` must match the whole value, in the words of Python's `re`. The first rule that matches counts.
+    `regex` must match the whole value, in the words of RE2. The first rule that matches counts.
     """
 
     header: str
@@ -114,9 +115,9 @@ class RolloutRoute:
             _check(bool(rule.header), f"rules[{index}].header", "is empty")
             if rule.kind == "regex":
                 try:
-                    re.compile(rule.value)
-                except re.error as error:
-                    raise InvalidRoute(f"rules[{index}].value", f"not a regular expression: {error}") from error
+                    compile_pattern(rule.value)
+                except InvalidPattern as error:
+                    raise InvalidRoute(f"rules[{index}].value", f"no regular expression of RE2: {error}") from None
         if self.stickiness is not None:
             _check(bool(self.stickiness.name), "stickiness.name", "is empty")
         _check(len(self.salt) == 16, "salt", f"must be 16 bytes, is {len(self.salt)}")

@@ -64,13 +64,20 @@ class RolloutService:
         """
         read = _read_plan(plan)
         by = self._alias(model, alias)
-        stable = self._stable(model, by)
-        if stable == to:
-            raise _refused(f"{model} is served by version {to} already")
         reasons = may_serve(self._catalog.version(model, to), self._catalog.model(model).approval, is_signed_by)
         if reasons:
             raise _refused(f"version {to} may not be served: {'; '.join(reasons)}")
-        return self._document(self._begin(model, stable, to, by.alias, read, reason, key))
+        return self._document(self._begin(model, to, by, read, reason, key))
+
+    def start_next(self, ended: RolloutRow, status: Status) -> None:
+        """Begins what waited for the end of a rollout, unless another one has begun since. Raises what `start` does."""
+        newest, *_ = self._store.of_model(ended.model, limit=1)
+        if newest.id == ended.id and status.queued is not None:
+            reason = f"waited for the end of rollout {ended.id}"
+            key = f"after {ended.id}"
+            self.start(
+                ended.model, status.queued, alias=ended.alias, plan=status.queued_plan, reason=reason, key=key
+            )
 
     def follow(self, model: str, stable: int, to: int, alias: str, generation: int) -> Doc:
         """Begins a rollout for an alias that was moved, with the default plan. The same move again begins none."""
@@ -98,19 +105,20 @@ class RolloutService:
         command = Command(kind, self._actor, reason)
         return self._document(self._carry_out(row, command, attempts=1 if expected is not None else ATTEMPTS))
 
-    def _begin(
-        self, model: str, stable: int, to: int, alias: str, plan: Plan, reason: str, key: str
-    ) -> RolloutRow:  # fmt: skip
-        status = self._first_status(model, stable, to, alias, plan)
-        new = NewRollout(model, stable, to, alias, to_plain(plan), status.to_plain(), status.state.value, key)
+    def _begin(self, model: str, to: int, by: ByAlias, plan: Plan, reason: str, key: str) -> RolloutRow:
         for _ in range(ATTEMPTS):
+            stable = self._stable(model, by)  # anew each time: the end of another rollout may have moved the alias
+            if stable == to:
+                raise _refused(f"{model} is served by version {to} already")
+            status = self._first_status(model, stable, to, by.alias, plan)
+            new = NewRollout(model, stable, to, by.alias, to_plain(plan), status.to_plain(), status.state.value, key)
             try:
                 return self._store.start(new, self._actor, reason=reason)
             except RolloutUnderWay as error:
                 other = self._store.get(error.id)
                 if other.canary == to:
                     raise
-                other = self._carry_out(other, Command("target", self._actor, reason, to))
+                other = self._carry_out(other, Command("target", self._actor, reason, to, to_plain(plan)))
                 if other.is_active:
                     return other  # the new one waits for its end
         raise _refused(f"the rollouts of {model} change too quickly")
@@ -154,7 +162,9 @@ class RolloutService:
         return served
 
     def _stable(self, model: str, by: ByAlias) -> int:
-        """What serves now."""
+        """What serves now, or would if a rollout that is under way were taken back or, when promoted, let be."""
+        if under_way := [row for row in self._store.of_model(model, limit=1) if row.is_active]:
+            return under_way[0].canary if under_way[0].status["is_promoted"] else under_way[0].stable
         pointing = {row.alias: row.version for row in self._catalog.aliases(model)}
         version = pointing.get(by.alias)
         if version is None and by.or_latest:

@@ -72,6 +72,8 @@ class Status:
     """Analyses under way, by name; the step's own is named by STEP_RUN."""
     queued: int | None = None
     """The version to roll out next."""
+    queued_plan: Mapping[str, Any] | None = None
+    """By which plan, as somebody wrote it; None: the default."""
     reason: str = ""
     """Of the state: in words, for people."""
     rule: str = ""

@@ -184,10 +184,12 @@ def test_requests_go_by_header_rule_path_and_what_they_stick_by(house: House, pr
         HeaderRule("X-Tester", "exact", "yes", 2),
         HeaderRule("X-Tester", "prefix", "team-", 2),
         HeaderRule("X-Tester", "regex", "q[0-9]+", 2),
+        HeaderRule("X-Tester", "regex", "(z|z?)+!", 2),
     )
     house.steering.ask("m", RolloutRoute(1, (Arm(2, 0.0),), rules=rules))
     asked = {value: house.ask(protocol, {"X-Tester": value}) for value in ("yes", "yes!", "team-a", "q7", "q7x", "no")}
     assert asked == {"yes": "2", "yes!": "1", "team-a": "2", "q7": "2", "q7x": "1", "no": "1"}
+    assert house.ask(protocol, {"X-Tester": "z" * 200}) == "1", "in no time, though a search with steps back takes ages"
     assert house.ask(protocol, {}) == "1"
     assert house.ask(protocol, {"X-Tester": "yes"}, version="1") == "1"
 

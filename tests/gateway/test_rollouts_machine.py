@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -65,8 +66,8 @@ class Rollout:
         self.status = self.last.status
         return self.last.actions
 
-    def command(self, kind: CommandKind, version: int | None = None) -> tuple[Action, ...]:
-        return self.look(Command(kind, by="ada", version=version))
+    def command(self, kind: CommandKind, version: int | None = None, **more: Any) -> tuple[Action, ...]:
+        return self.look(Command(kind, by="ada", version=version, **more))
 
     def run(self, seconds: float) -> list[Action]:
         actions: list[Action] = []
@@ -89,8 +90,8 @@ def started(plan: Plan = PLAN) -> Rollout:
     return rollout
 
 
-def in_state(state: State) -> Rollout:
-    rollout = Rollout()
+def in_state(state: State, plan: Plan = PLAN) -> Rollout:
+    rollout = Rollout(plan)
     if state is State.WAITING:
         rollout.facts = LOADING
         rollout.look()
@@ -332,7 +333,7 @@ def test_a_new_target_supersedes() -> None:
     rollout = started()
     actions = rollout.command("target", version=3)
     assert actions[0] == SetRoute(1, 2, 0.0)
-    assert Begin(3) in actions
+    assert not any(isinstance(action, Begin) for action in actions), "whoever asks for it begins it"
     assert (rollout.status.state, rollout.status.rule) == (State.ROLLED_BACK, "superseded")
 
 
@@ -343,9 +344,31 @@ def test_a_new_target_queues_when_the_plan_says_so() -> None:
     assert Begin(3) in rollout.command("abort")
 
 
+def test_what_is_queued_keeps_its_plan_and_what_serves_already_is_not_queued() -> None:
+    rollout = started(replace(PLAN, on_new_target="queue"))
+    plan = {"strategy": "allAtOnce"}
+    rollout.command("target", version=3, plan=plan)
+    assert (rollout.status.queued, rollout.status.queued_plan) == (3, plan)
+    assert Status.from_plain(rollout.status.to_plain()) == rollout.status
+    rollout.command("target", version=1)
+    assert (rollout.status.queued, rollout.status.queued_plan) == (None, None)
+
+
+def test_the_way_back_is_queued_after_a_promotion() -> None:
+    rollout = in_state(State.TERMINATING, replace(PLAN, on_new_target="queue"))
+    rollout.command("target", version=1)
+    assert (rollout.status.state, rollout.status.queued) == (State.TERMINATING, 1)
+
+
+def test_a_wait_that_is_void_ends_whatever_the_plan_says_of_new_targets() -> None:
+    rollout = in_state(State.TERMINATING, replace(PLAN, on_new_target="queue"))
+    rollout.command("complete", reason="moved")
+    assert (rollout.status.state, rollout.status.reason) == (State.PROMOTED, "moved")
+
+
 def test_a_new_target_ends_the_termination_wait() -> None:
     rollout = in_state(State.TERMINATING)
-    assert Begin(3) in rollout.command("target", version=3)
+    rollout.command("target", version=3)
     assert rollout.status.state is State.PROMOTED
 
 
@@ -363,7 +386,7 @@ def test_back_to_a_recent_version_skips_the_steps() -> None:
 
 
 @pytest.mark.parametrize("state", list(State))
-@pytest.mark.parametrize("kind", ["pause", "resume", "promote", "abort", "target"])
+@pytest.mark.parametrize("kind", ["pause", "resume", "promote", "abort", "target", "complete"])
 def test_a_command_is_obeyed_or_refused_and_then_nothing_changed(state: State, kind: CommandKind) -> None:
     rollout = in_state(state)
     before = rollout.status

@@ -149,6 +149,14 @@ def test_a_guard_is_turned_off_by_false() -> None:
             "steps: [{headerRoute: {name: a, match: [{headerName: h, headerValue: {regex: '('}}]}}]",
             "steps[0].headerRoute.match[0].headerValue.regex",
         ),
+        (
+            r"steps: [{headerRoute: {name: a, match: [{headerName: h, headerValue: {regex: '(a)\1'}}]}}]",
+            "steps[0].headerRoute.match[0].headerValue.regex",
+        ),
+        (
+            "steps: [{headerRoute: {name: a, match: [{headerName: h, headerValue: {regex: '(?=a)b'}}]}}]",
+            "steps[0].headerRoute.match[0].headerValue.regex",
+        ),
         ("steps: [{analysis: {query: up}}]", "steps[0].analysis"),
         ("steps: [{analysis: {query: up, successCondition: len(x)}}]", "steps[0].analysis.successCondition"),
         ("guards: {failurs: {}}", "guards.failurs"),

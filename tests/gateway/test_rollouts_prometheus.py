@@ -68,6 +68,9 @@ def test_a_sample_is_its_value_and_no_sample_is_nothing(answer: Any, value: floa
         ({"status": "success"}, "KeyError"),
         ("<html>", "JSONDecodeError"),
         ([], "TypeError"),
+        (success("scalar", [1700000000]), "IndexError"),
+        ("[" * 100_000, "RecursionError"),
+        ('"' + "x" * (1 << 20) + '"', "longer than"),
     ],
 )
 def test_whatever_is_not_one_number_fails_by_name(answer: Any, reason: str) -> None:

@@ -87,6 +87,7 @@ def test_the_weight_of_evidence_is_the_share_among_the_arm_and_stable(routing, v
         (lambda: RolloutRoute(1, (Arm(1, 0.1),)), "arms[0].version"),
         (lambda: RolloutRoute(1, shadow=Shadow(2, -0.1)), "shadow.fraction"),
         (lambda: RolloutRoute(1, rules=(HeaderRule("x", "regex", "(", 2),)), "rules[0].value"),
+        (lambda: RolloutRoute(1, rules=(HeaderRule("x", "regex", "(?=a)b", 2),)), "rules[0].value"),
         (lambda: RolloutRoute(1, stickiness=Stickiness("cookie", "")), "stickiness.name"),
         (lambda: RolloutRoute(1, salt=b"short"), "salt"),
         (lambda: RolloutRoute(1, thresholds=(3.0, 2.0, 1.0)), "thresholds"),

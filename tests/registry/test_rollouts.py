@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +173,35 @@ class TestProposals:
         catalog.move_alias("fraud", "champion", 3, actor="bob")
         assert catalog.rollouts.change(row.id, 1, ROLLBACK, "sluice").state == "rolledBack"
         assert pointer(catalog) == (3, 3)
+
+
+    def test_leave_no_alias_at_a_version_that_failed_when_the_old_one_was_rejected(self, catalog: Catalog) -> None:
+        catalog.move_alias("fraud", "champion", 2, actor="ann")
+        row = begin(catalog, proposed_generation=2)
+        catalog.reject("fraud", 1, "bob")
+        assert catalog.rollouts.change(row.id, 1, ROLLBACK, "sluice").state == "rolledBack"
+        assert catalog.aliases("fraud") == []
+        assert catalog.verify_audit() is None
+
+
+def test_there_is_no_way_back_from_a_promotion_to_a_version_that_was_rejected(catalog: Catalog) -> None:
+    row = begin(catalog)
+    catalog.rollouts.change(row.id, 1, step("terminating", alias="promote"), "sluice")
+    catalog.reject("fraud", 1, "bob")
+    with pytest.raises(VersionRejected):
+        catalog.rollouts.change(row.id, 2, ROLLBACK, "sluice")
+    assert (catalog.rollouts.get(row.id).state, pointer(catalog)) == ("terminating", (2, 2))
+
+
+def test_the_rollout_under_way_is_the_newest_though_a_clock_was_put_back(tmp_path: Path) -> None:
+    now = [2e9]
+    with closing(Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=lambda: now[0])) as catalog:
+        for words in ("one", "two"):
+            catalog.add_version(manifest(words), "ann")
+        catalog.rollouts.change(begin(catalog).id, 1, ROLLBACK, "ann")
+        now[0] -= 3600
+        second = begin(catalog)
+        assert catalog.rollouts.of_model("fraud", limit=1) == [second]
 
 
 def test_the_history_is_the_audit_log(catalog: Catalog) -> None:
