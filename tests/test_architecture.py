@@ -153,6 +153,7 @@ ROLLOUTS_PURE = tuple(
         "status",
         "steps",
         "tally",
+        "tolerances",
         "transitions",
     )
 )

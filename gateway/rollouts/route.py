@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.rollouts.tolerances import Comparison
+
 RuleKind = Literal["exact", "prefix", "regex"]
 StickyKind = Literal["header", "cookie", "metadata", "parameter"]
 MAX_HEADER_VALUE = 256
@@ -44,6 +46,8 @@ class Shadow:
     """Of the requests that the stable version is asked, 0 to 1."""
     max_requests: int = 256
     max_bytes: int = 64 << 20
+    comparison: Comparison = Comparison()
+    """How far its answers may be from the stable version's."""
 
 
 @dataclass(frozen=True)
