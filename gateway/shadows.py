@@ -6,21 +6,27 @@ counted there.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from gateway.comparison import difference
+from gateway.comparison import Incomparable, difference
 from gateway.rollouts.route import Shadow
+from gateway.rollouts.tolerances import MAX_SAMPLES, Comparison, Disagreement
 from kernels.deployment import Deployment
 from kernels.mirror import Mirror, Pair
 
-MAX_SAMPLES = 8
+MAX_FAILURE = 240
+"""Characters of what a shadow failed with that are kept."""
 REST_SECONDS = 0.0002
 Soon = Callable[[Callable[[], object]], object]
+Judged = Disagreement | Literal["dropped", "unreadable"] | None
+"""What came of a pair: None when both agree, and otherwise why nothing can be said of them."""
+_log = logging.getLogger("sluice.shadows")
 
 
 class ShadowCounts(NamedTuple):
@@ -32,11 +38,12 @@ class ShadowCounts(NamedTuple):
     dropped: int
     """For want of room, or because the shadow was busy or not ready."""
     unpaired: int
-    """With nothing to compare: the live request failed, or the copy was turned away before it ran."""
+    """With nothing to compare: the live request failed or its answer cannot be read, or the copy was turned away before
+    it ran."""
     compared: int
     disagreed: int
     """Of those that were compared: beyond the tolerances, or failed by the shadow alone."""
-    samples: tuple[str, ...]
+    samples: tuple[Disagreement, ...]
     """What the latest of them differed in."""
 
 
@@ -62,6 +69,7 @@ class Shadows:
         if account is None:
             account = accounts[shadow.version] = _Account(shadow.version, self._call_soon, self._compare)
         self._stop(one for one in accounts.values() if one is not account)
+        account.comparison = shadow.comparison
         account.mirror.aim(target, shadow.fraction, shadow.max_requests, shadow.max_bytes)
         return account.mirror
 
@@ -79,7 +87,7 @@ class Shadows:
         return tuple(account.counts() for account in self._accounts.get(model, {}).values())
 
     def close(self) -> None:
-        """Compares no more. Waits for the comparison that has begun."""
+        """Compares no more. Waits for the one pair whose comparison has begun."""
         self._is_closed = True
         for model in list(self._accounts):
             self.end(model)
@@ -94,13 +102,27 @@ class Shadows:
     def _compare(self, account: _Account, pairs: list[Pair]) -> None:
         if self._is_closed:
             return
-        future = self._pool.submit(_judge, pairs)
+        try:
+            future = self._pool.submit(self._judge, pairs, account.comparison)
+        except RuntimeError:  # no thread is to be had: the room must not be lost as well
+            account.drop(pairs)
+            return
         future.add_done_callback(partial(self._compared, account, pairs))
 
-    def _compared(self, account: _Account, pairs: list[Pair], future: Future[list[str]]) -> None:
+    def _judge(self, pairs: Sequence[Pair], comparison: Comparison) -> list[Judged]:
         """In the pool's thread."""
-        if not future.cancelled():
-            self._call_from_thread(partial(account.take, pairs, future))
+        judged: list[Judged] = []
+        for pair in pairs:
+            if self._is_closed:
+                break
+            judged.append(_judge(pair, comparison))
+            time.sleep(REST_SECONDS)  # the event loop must not wait for the interpreter longer than one pair takes
+        return judged
+
+    def _compared(self, account: _Account, pairs: list[Pair], future: Future[list[Judged]]) -> None:
+        """In the pool's thread."""
+        if not future.cancelled() and not self._is_closed:
+            self._call_from_thread(partial(account.take, pairs, future.result()))
 
 
 class _Account:
@@ -109,38 +131,45 @@ class _Account:
     def __init__(self, version: int, call_soon: Soon, compare: Callable[[_Account, list[Pair]], None]) -> None:
         self.version = version
         self.mirror: Mirror[Deployment] = Mirror(call_soon, partial(compare, self))
-        self.compared = self.disagreed = 0
-        self.samples: deque[str] = deque(maxlen=MAX_SAMPLES)
+        self.comparison = Comparison()
+        self.compared = self.disagreed = self.dropped = self.unreadable = 0
+        self.samples: deque[Disagreement] = deque(maxlen=MAX_SAMPLES)
 
-    def take(self, pairs: Sequence[Pair], judged: Future[list[str]]) -> None:
-        for pair in pairs:
+    def take(self, pairs: Sequence[Pair], judged: Sequence[Judged]) -> None:
+        for pair, found in zip(pairs, judged, strict=True):
             self.mirror.release(pair)
-        differing = [text for text in judged.result() if text]
-        self.compared += len(pairs)
-        self.disagreed += len(differing)
-        self.samples.extend(differing)
+            match found:
+                case "dropped":
+                    self.dropped += 1
+                case "unreadable":
+                    self.unreadable += 1
+                case Disagreement():
+                    self.disagreed += 1
+                    self.samples.append(found)
+        self.compared += sum(not isinstance(found, str) for found in judged)
+
+    def drop(self, pairs: Sequence[Pair]) -> None:
+        self.take(pairs, ["dropped"] * len(pairs))
 
     def counts(self) -> ShadowCounts:
         mirror = self.mirror
         return ShadowCounts(
-            self.version, mirror.mirrored, mirror.dropped, mirror.unpaired, self.compared, self.disagreed,
-            tuple(self.samples),
+            self.version, mirror.mirrored, mirror.dropped + self.dropped, mirror.unpaired + self.unreadable,
+            self.compared, self.disagreed, tuple(self.samples),
         )  # fmt: skip
 
 
-def _judge(pairs: Sequence[Pair]) -> list[str]:
-    """What each pair differs in; empty texts for those that agree."""
-    texts = []
-    for pair in pairs:
-        texts.append(_difference(pair))
-        time.sleep(REST_SECONDS)  # the event loop must not wait for the interpreter longer than one comparison takes
-    return texts
-
-
-def _difference(pair: Pair) -> str:
+def _judge(pair: Pair, comparison: Comparison) -> Judged:
+    """Nothing that an answer holds may end the thread, or keep the room of those that were taken with it."""
+    id = pair.request_id.decode(errors="replace")
     if pair.shadow is None:
-        return f"it failed: {(pair.failure or b'').decode(errors='replace')}"
+        failure = (pair.failure or b"").decode(errors="replace")[:MAX_FAILURE]
+        return Disagreement(id, "", f"it failed: {failure}", "", "")
     try:
-        return difference(pair.live, pair.shadow)
-    except ValueError as error:  # outputs that are no tensors: a model may write what it likes
-        return f"it cannot be read: {error}"
+        found = difference(pair.live, pair.shadow, comparison)
+    except Incomparable:
+        return "unreadable"
+    except Exception:
+        _log.exception("answers of a shadow cannot be compared", extra={"action": "comparison-failed"})
+        return "dropped"
+    return None if found is None else Disagreement(id, *found)

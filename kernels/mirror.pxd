@@ -32,6 +32,7 @@ cdef class Pair(ReplySink):
     cdef Mirror mirror                 # None once its room has been given back
     cdef Intake intake
     cdef int64_t nbytes                # as counted in the mirror
+    cdef readonly bytes request_id     # the caller's, cut; empty when it gave none
     cdef readonly object live, shadow  # tuples of Tensor; None without an answer
     cdef readonly bytes failure        # what the shadow failed with, by its own doing; None when it did not
     cdef cbool live_ended, shadow_ended, is_dropped

@@ -13,10 +13,11 @@ Target = TypeVar("Target")
 class Pair:
     """What both versions made of one request, complete.
 
-    `live` and `shadow` are their outputs. `shadow` is None when the shadow failed by its own doing; `failure` then says
-    how.
+    `request_id` is the caller's, its first 256 bytes. `live` and `shadow` are their outputs. `shadow` is None when the
+    shadow failed by its own doing; `failure` then says how.
     """
 
+    request_id: bytes
     live: tuple[Tensor, ...]
     shadow: tuple[Tensor, ...] | None
     failure: bytes | None

@@ -13,6 +13,10 @@ from kernels.infer cimport OutputView, datatype_name, string_view
 from kernels.tensors import Tensor
 
 
+cdef enum:
+    MAX_ID = 256  # bytes of a request's id that are kept
+
+
 @cython.final
 cdef class Mirror:
     def __init__(self, call_soon, on_pairs):
@@ -46,6 +50,7 @@ cdef class Mirror:
         pair.intake = intake
         x = intake.acquire(pair, 0, live.protocol)
         try:
+            pair.request_id = (<const char*>live.request.id.data())[:min(live.request.id.size(), MAX_ID)]
             x.request.body.append(live.request.body.data(), <size_t>size)
             x.request.model = x.request.arena.copy(live.request.model)  # of HTTP, where it is in the path
         except MemoryError:

@@ -18,6 +18,7 @@ import gateway.server
 from gateway.cli import main
 from gateway.dataplane import DataPlane
 from gateway.rollouts.route import Arm, HeaderRule, RolloutRoute, Shadow, Stickiness
+from gateway.rollouts.tolerances import Comparison
 
 SOCKET = "ROLLOUT_SOCKET"
 
@@ -67,7 +68,7 @@ def read_route(plain: dict[str, Any]) -> RolloutRoute:
     return RolloutRoute(
         plain["stable"],
         tuple(Arm(**arm) for arm in plain["arms"]),
-        shadow=Shadow(**plain["shadow"]) if plain["shadow"] else None,
+        shadow=Shadow(**plain["shadow"] | {"comparison": Comparison()}) if plain["shadow"] else None,
         rules=tuple(HeaderRule(**rule) for rule in plain["rules"]),
         stickiness=Stickiness(**plain["stickiness"]) if plain["stickiness"] else None,
         retry=plain["retry"],

@@ -18,6 +18,7 @@ from gateway.rollouts.journal import FILENAME, Journal
 from gateway.rollouts.prometheus import QueryFailed
 from gateway.rollouts.route import RolloutRoute
 from gateway.rollouts.service import RolloutService
+from gateway.rollouts.tolerances import MAX_SAMPLES, Disagreement
 from gateway.settings import RolloutsSettings
 from gateway.shadows import ShadowCounts
 from kernels.rollout import ArmCounts, ArmEvents
@@ -89,7 +90,12 @@ class FakePlane:
         ]
 
     def shadow_counts(self, model: str) -> list[ShadowCounts]:
-        return [ShadowCounts(2, self.compared, 0, 0, self.compared, self.disagreed, ())] if self.compared else []
+        if not self.compared:
+            return []
+        samples = [Disagreement(f"r-{number}", "scores", "1 of 2 values differ", "[1]", "[2]")
+                   for number in range(1, self.disagreed + 1)]  # fmt: skip
+        latest = tuple(samples[-MAX_SAMPLES:])
+        return [ShadowCounts(2, self.compared, 0, 0, self.compared, self.disagreed, latest)]
 
     def served(self) -> list[Any]:
         return []

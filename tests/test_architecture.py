@@ -154,6 +154,7 @@ ROLLOUTS_PURE = tuple(
         "status",
         "steps",
         "tally",
+        "tolerances",
         "transitions",
     )
 )

@@ -34,6 +34,15 @@ SCHEMAS: dict[str, Any] = {
     "RolloutGuard": object_of(
         {"name": _TEXT, "evidence": _NUMBER, "threshold": _NUMBER, "fired": {"type": "boolean"}},
     ),
+    "RolloutDisagreement": object_of(
+        {
+            "request_id": {**_TEXT, "description": "Of the request, where its caller gave it one."},
+            "output": {**_TEXT, "description": "Empty when the canary failed the request."},
+            "difference": _TEXT,
+            "live": {**_TEXT, "description": "Some of what the stable version answered, shortened."},
+            "shadow": _TEXT,
+        },
+    ),
     "Rollout": object_of(
         {
             "id": _TEXT,
@@ -52,6 +61,7 @@ SCHEMAS: dict[str, Any] = {
             "stable": ref("RolloutArm"),
             "canary": ref("RolloutArm"),
             "guards": list_of(ref("RolloutGuard")),
+            "disagreements": list_of(ref("RolloutDisagreement")),
             "plan": {"type": "object"},
             "created_at": _TEXT,
             "created_by": _TEXT,

@@ -14,6 +14,7 @@ from gateway.rollouts.ports import Models, Plane, Source
 from gateway.rollouts.route import RolloutRoute
 from gateway.rollouts.routing import route_of, route_to
 from gateway.rollouts.status import State
+from gateway.rollouts.tolerances import Disagreement
 from gateway.shadows import ShadowCounts
 from kernels.meters import HistogramSnapshot, Meters
 from kernels.rollout import ArmEvents
@@ -93,15 +94,17 @@ class Applied:
                 self._counted[key] = now
         return news
 
-    def _compared_news(self, follower: Follower) -> tuple[int, int]:
-        """Further answers of the canary as a shadow that were compared, and that disagreed, since the last call."""
+    def _compared_news(self, follower: Follower) -> tuple[int, int, tuple[Disagreement, ...]]:
+        """Further answers of the canary as a shadow that were compared, and that disagreed, since the last call; and
+        the latest of these."""
         one = self.shadow(follower)
         if one is None:
-            return 0, 0
+            return 0, 0, ()
         key = (follower.row.model, one.version)
         before = self._compared.get(key, (0, 0))
         self._compared[key] = one.compared, one.disagreed
-        return one.compared - before[0], one.disagreed - before[1]
+        further = one.disagreed - before[1]
+        return one.compared - before[0], further, one.samples[-further:] if further else ()
 
     def shadow(self, follower: Follower) -> ShadowCounts | None:
         """What came of the copies that the canary got as a shadow here."""

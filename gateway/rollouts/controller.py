@@ -190,9 +190,9 @@ class RolloutController:
         """What this gateway had seen before it was started again: else it would be written over."""
         id = follower.row.id
         mine = (await self._store(lambda store: store.evidence([id])))[id].get(self.replica)
-        before = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
-        follower.recall(before)
-        self._shared[id] = before
+        if mine:
+            follower.recall(mine)
+        self._shared[id] = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
 
     async def _get(self, follower: Follower) -> RolloutRow | None:
         """What the catalog says; None when it has lost the rollout, to an older copy that was put in its place. Nobody
@@ -229,7 +229,7 @@ class RolloutController:
         self._applied.count(follower)
         id, evidence = follower.row.id, follower.tally.evidence
         if evidence != self._shared[id]:
-            seen = to_seen(evidence, self._applied.latencies(follower))
+            seen = to_seen(evidence, self._applied.latencies(follower), follower.disagreements)
             await self._store(lambda store: store.put_evidence(id, self.replica, seen))
             self._shared[id] = evidence
 
@@ -420,7 +420,7 @@ class RolloutController:
             self._take_back(follower, decision, actor, "abort")
             await self._remember()
             await self._until(lambda: id not in self._followers, RECORD_SECONDS)
-        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {})})
+        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {}, follower.disagreements)})
 
     async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
         """Counts labels as evidence; how many of them count. CatalogUnavailable: when they were served is not known."""

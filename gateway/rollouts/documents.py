@@ -11,10 +11,13 @@ from gateway.rollouts.guards import judge
 from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.status import State, Status
+from gateway.rollouts.tolerances import Disagreement
 from registry.audit import AuditEntry
 from registry.rollouts import RolloutRow
 
 Doc = dict[str, Any]
+MAX_DISAGREEMENTS = 64
+"""That are shown of all replicas; each keeps its latest few."""
 _OUTCOMES = {
     State.PROMOTED: "promoted",
     State.TERMINATING: "promoted",
@@ -49,15 +52,30 @@ def to_document(row: RolloutRow, seen: Mapping[str, Mapping[str, Any]]) -> Doc:
         "stable": _arm(row.stable, 1 - status.weight, evidence.stable, stable_failed, seen, "stable"),
         "canary": _arm(row.canary, status.weight, evidence.canary, canary_failed, seen, "canary"),
         "guards": guards_of(plan, evidence),
+        "disagreements": disagreements_of(seen.values()),
         "plan": dict(row.plan),
         "created_at": row.created_at,
         "created_by": row.created_by,
     }
 
 
-def to_seen(evidence: Evidence, latencies: Mapping[str, tuple[float | None, float | None]]) -> Doc:
-    """What a replica writes down: its evidence, and for people the median and p99 of `stable` and `canary` lately."""
-    return {"evidence": evidence.to_plain(), "latencies": {arm: list(pair) for arm, pair in latencies.items()}}
+def to_seen(
+    evidence: Evidence,
+    latencies: Mapping[str, tuple[float | None, float | None]],
+    disagreements: Iterable[Disagreement] = (),
+) -> Doc:
+    """What a replica writes down: its evidence, and for people the median and p99 of `stable` and `canary` lately, and
+    the answers of the shadow that disagreed last."""
+    return {
+        "evidence": evidence.to_plain(),
+        "latencies": {arm: list(pair) for arm, pair in latencies.items()},
+        "disagreements": [one.to_plain() for one in disagreements],
+    }
+
+
+def disagreements_of(seen: Iterable[Mapping[str, Any]]) -> list[Doc]:
+    """Those of each replica, its newest last. Gateways of before they were kept have written none."""
+    return [one for each in seen for one in each.get("disagreements", ())][:MAX_DISAGREEMENTS]
 
 
 def evidence_of(seen: Iterable[Mapping[str, Any]]) -> Iterable[Evidence]:

@@ -6,13 +6,14 @@ there, and is owed to the catalog until it is.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.rollouts.actions import Command, Decision, Facts, Measured, SetRoute
 from gateway.rollouts.changes import change_of, is_gone_back
-from gateway.rollouts.documents import evidence_of
+from gateway.rollouts.documents import disagreements_of, evidence_of
 from gateway.rollouts.evidence import Event, Evidence, summed
 from gateway.rollouts.guards import Verdict, judge
 from gateway.rollouts.machine import decide, route
@@ -20,6 +21,7 @@ from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.status import State, Status
 from gateway.rollouts.tally import Tally
+from gateway.rollouts.tolerances import MAX_SAMPLES, Disagreement
 from registry.rollouts import Change, RolloutRow
 
 _UNREADY = Facts(is_ready=False)
@@ -49,6 +51,8 @@ class Follower:
         self.tally = Tally(self.plan.guards.absolute)
         # What the other replicas have seen, as they wrote it down last.
         self._others: tuple[Evidence, ...] = ()
+        # The latest that were seen here.
+        self.disagreements: deque[Disagreement] = deque(maxlen=MAX_SAMPLES)
         self.owed: Owed | None = None
         self.is_leading = False
 
@@ -110,9 +114,12 @@ class Follower:
         """Only time has passed."""
         self._status = decision.status
 
-    def recall(self, before: Evidence) -> None:
-        """Adds what this gateway had seen before it was started again."""
+    def recall(self, seen: Mapping[str, Any]) -> None:
+        """Adds what this gateway had seen before it was started again, by `documents.to_seen`."""
+        (before,) = evidence_of([seen])
         self.tally = Tally(self.plan.guards.absolute, before + self.tally.evidence)
+        kept = [Disagreement(**one) for one in disagreements_of([seen])]
+        self.disagreements = deque([*kept, *self.disagreements], maxlen=MAX_SAMPLES)
 
     def hear(self, others: Iterable[Mapping[str, Any]]) -> None:
         """What the other replicas have seen, by `documents.to_seen`."""
@@ -122,9 +129,10 @@ class Follower:
         """Further requests that were routed under this weight."""
         self.tally.count(weight, canary=canary, stable=stable)
 
-    def compare(self, compared: int, disagreed: int) -> None:
-        """Further answers of the shadow that were compared, and how many of these differed."""
+    def compare(self, compared: int, disagreed: int, samples: Iterable[Disagreement]) -> None:
+        """Further answers of the shadow that were compared, how many of these differed, and the latest that did."""
         self.tally.compare(compared, disagreed)
+        self.disagreements.extend(samples)
 
     def see(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -38,6 +38,16 @@ class Node:
                 raise InvalidPlan(self._below(key), "missing")
         return {key: Node(value, self._below(key)) for key, value in self.value.items()}
 
+    def entries(self, most: int) -> dict[str, Node]:
+        """Of a mapping whose keys are names."""
+        if not isinstance(self.value, Mapping):
+            self.refuse("needs a mapping")
+        if len(self.value) > most:
+            self.refuse(f"needs at most {most} entries, not {len(self.value)}")
+        for key in self.value:
+            Node(key, self._below(key)).text()
+        return {key: Node(value, self._below(key)) for key, value in self.value.items()}
+
     def one_of(self, *known: str) -> tuple[Any, Node]:
         """The one key of a mapping, and its value."""
         keys = self.keys(*known)

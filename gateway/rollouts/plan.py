@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.rollouts.analysis import Analysis
+from gateway.rollouts.tolerances import Comparison
 
 OnInconclusive = Literal["hold", "extend", "promote", "rollback"]
 OnNewTarget = Literal["supersede", "queue"]
@@ -159,6 +160,8 @@ class Plan:
     strategy: Strategy = "canary"
     guards: Guards = Guards()
     promotion: Promotion = Promotion()
+    comparison: Comparison = Comparison()
+    """When an answer of the shadow counts as a disagreement."""
     alpha: float = 0.01
     """The chance, over the whole rollout, that a canary that is no worse is rolled back by the guards."""
     on_inconclusive: OnInconclusive = "hold"

@@ -36,11 +36,14 @@ from gateway.rollouts.plan import (
     default_plan,
     steps_of,
 )
+from gateway.rollouts.tolerances import Comparison, Distance, Tolerance
 
 MAX_PLAN_BYTES = 1 << 18
 MAX_STEPS = 100
 MAX_SECONDS = 30 * 86_400.0
 MAX_REQUESTS = 10**12
+MAX_OUTPUTS = 100
+MAX_TOP = 1_000_000
 
 
 def read_plan(source: str | Mapping[str, Any]) -> Plan:
@@ -55,6 +58,7 @@ def read_plan(source: str | Mapping[str, Any]) -> Plan:
         "steps",
         "guards",
         "promotion",
+        "comparison",
         "alpha",
         "onInconclusive",
         "maxDuration",
@@ -80,6 +84,8 @@ def read_plan(source: str | Mapping[str, Any]) -> Plan:
         plan = replace(plan, guards=_guards(keys["guards"]))
     if "promotion" in keys:
         plan = replace(plan, promotion=_promotion(keys["promotion"]))
+    if "comparison" in keys:
+        plan = replace(plan, comparison=_comparison(keys["comparison"]))
     if "onInconclusive" in keys:
         plan = replace(plan, on_inconclusive=keys["onInconclusive"].choice(get_args(OnInconclusive)))
     if "maxDuration" in keys:
@@ -250,6 +256,29 @@ def _promotion(node: Node) -> Promotion:
         max_ratio=keys["maxRatio"].number(1.01, 1000) if "maxRatio" in keys else default.max_ratio,
         beta=keys["beta"].number(1e-9, 0.5) if "beta" in keys else default.beta,
     )
+
+
+def _comparison(node: Node) -> Comparison:
+    keys = node.keys("default", "outputs")
+    outputs = keys["outputs"].entries(MAX_OUTPUTS) if "outputs" in keys else {}
+    return Comparison(
+        _tolerance(keys["default"]) if "default" in keys else Tolerance(),
+        tuple((name, _tolerance(one)) for name, one in outputs.items()),
+    )
+
+
+def _tolerance(node: Node) -> Tolerance:
+    keys = node.keys("rtol", "atol", "argmax", "topK", "distance")
+    rtol, atol = (keys[name].number(0, 1e12) if name in keys else None for name in ("rtol", "atol"))
+    top = keys["topK"].integer(1, MAX_TOP) if "topK" in keys else None
+    if "argmax" in keys and keys["argmax"].flag():
+        if top is not None:
+            keys["argmax"].refuse("is topK: 1; name one of them")
+        top = 1
+    if "distance" not in keys:
+        return Tolerance(rtol, atol, top)
+    name, most = keys["distance"].one_of(*get_args(Distance))
+    return Tolerance(rtol, atol, top, (name, most.number(0, 1)))
 
 
 def _ratio(keys: Mapping[str, Node], default: float) -> float:

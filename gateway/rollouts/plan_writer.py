@@ -17,6 +17,7 @@ from gateway.rollouts.plan import (
     ShadowStep,
     Step,
 )
+from gateway.rollouts.tolerances import Tolerance
 
 
 def to_plain(plan: Plan) -> dict[str, Any]:
@@ -28,6 +29,10 @@ def to_plain(plan: Plan) -> dict[str, Any]:
             "maxFailurePercent": _percent(plan.promotion.max_rate),
             "maxRatio": plan.promotion.max_ratio,
             "beta": plan.promotion.beta,
+        },
+        "comparison": {
+            "default": _tolerance(plan.comparison.default),
+            "outputs": {name: _tolerance(one) for name, one in plan.comparison.outputs},
         },
         "alpha": plan.alpha,
         "onInconclusive": plan.on_inconclusive,
@@ -109,6 +114,13 @@ def _guards(guards: Guards) -> dict[str, Any]:
         "labels": _label_guard(guards.labels),
         "metrics": [_analysis(analysis) for analysis in guards.metrics],
     }
+
+
+def _tolerance(tolerance: Tolerance) -> dict[str, Any]:
+    plain: dict[str, Any] = {"rtol": tolerance.rtol, "atol": tolerance.atol, "topK": tolerance.top_k}
+    if tolerance.distance is not None:
+        plain["distance"] = dict([tolerance.distance])
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def _label_guard(guard: LabelGuard | None) -> dict[str, Any] | bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.rollouts.patterns import InvalidPattern, compile_pattern
+from gateway.rollouts.tolerances import Comparison
 
 RuleKind = Literal["exact", "prefix", "regex"]
 StickyKind = Literal["header", "cookie", "metadata", "parameter"]
@@ -45,6 +46,8 @@ class Shadow:
     """Of the requests that the stable version is asked, 0 to 1."""
     max_requests: int = 256
     max_bytes: int = 64 << 20
+    comparison: Comparison = Comparison()
+    """How far its answers may be from the stable version's."""
 
 
 @dataclass(frozen=True)

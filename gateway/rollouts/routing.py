@@ -17,7 +17,7 @@ def route_of(id: str, plan: Plan, status: Status) -> RolloutRoute:
     return RolloutRoute(
         stable=wanted.stable,
         arms=(Arm(wanted.canary, wanted.weight),) if wanted.weight > 0 else (),
-        shadow=Shadow(wanted.canary, wanted.shadow) if wanted.shadow > 0 else None,
+        shadow=Shadow(wanted.canary, wanted.shadow, comparison=plan.comparison) if wanted.shadow > 0 else None,
         rules=tuple(HeaderRule(rule.header, rule.kind, rule.value, wanted.canary) for rule in wanted.rules),
         stickiness=None if sticky is None else Stickiness(sticky.kind, sticky.name),
         retry=plan.retry,

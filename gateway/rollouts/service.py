@@ -20,6 +20,7 @@ from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.status import State, Status
+from gateway.rollouts.tolerances import fault
 from registry.catalog import Catalog
 from registry.errors import RolloutChanged, RolloutUnderWay
 from registry.policies import ByAlias, may_serve, parse_served_by
@@ -59,7 +60,8 @@ class RolloutService:
         One that is under way gives way, or has this one wait, as its own plan says.
 
         Raises:
-            ProblemError: the plan makes no sense, the model is served by no alias, or it is there already.
+            ProblemError: the plan makes no sense or names outputs that are not there, the model is served by no alias,
+                or it is there already.
             RegistryError: what `RolloutStore.start` says.
         """
         read = _read_plan(plan)
@@ -110,6 +112,7 @@ class RolloutService:
             stable = self._stable(model, by)  # anew each time: the end of another rollout may have moved the alias
             if stable == to:
                 raise _refused(f"{model} is served by version {to} already")
+            self._check_outputs(model, stable, plan)
             status = self._first_status(model, stable, to, by.alias, plan)
             new = NewRollout(model, stable, to, by.alias, to_plain(plan), status.to_plain(), status.state.value, key)
             try:
@@ -150,6 +153,17 @@ class RolloutService:
         recent = tuple(dict.fromkeys(row.stable for row in promoted if row.stable != stable))
         return begin(stable, to, alias=alias, recent=recent, plan=plan)
 
+    def _check_outputs(self, model: str, stable: int, plan: Plan) -> None:
+        """Tolerances are of outputs that the stable version has, where its manifest says which."""
+        declared = {one.name: one for one in self._catalog.version(model, stable).manifest.outputs}
+        for name, tolerance in plan.comparison.outputs if declared else ():
+            if (output := declared.get(name)) is None:
+                reason = f"version {stable} has no such output; it has {', '.join(declared)}"
+            else:
+                reason = fault(tolerance, output.datatype, output.shape)
+            if reason:
+                raise _invalid_plan(f"comparison.outputs.{name}", reason)
+
     def _alias(self, model: str, alias: str | None) -> ByAlias:
         served = parse_served_by(self._catalog.model(model).served_by)
         if not isinstance(served, ByAlias):
@@ -182,8 +196,11 @@ def _read_plan(plan: Mapping[str, Any] | None) -> Plan:
     try:
         return read_plan(plan or {})
     except InvalidPlan as error:
-        facts = {"field": error.field}
-        raise ProblemError(Problem(422, "invalid-plan", f"plan: {error}", facts)) from None
+        raise _invalid_plan(error.field, error.reason) from None
+
+
+def _invalid_plan(field: str, reason: str) -> ProblemError:
+    return ProblemError(Problem(422, "invalid-plan", f"plan: {InvalidPlan(field, reason)}", {"field": field}))
 
 
 def _refused(detail: str) -> ProblemError:

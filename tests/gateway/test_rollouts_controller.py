@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rollout_house import MODEL, PLAN, House
@@ -13,6 +14,7 @@ from rollout_house import MODEL, PLAN, House
 from gateway.admin.problems import ProblemError
 from gateway.rollouts.feedback import Label
 from gateway.rollouts.route import RolloutRoute
+from gateway.rollouts.tolerances import Tolerance
 from registry.errors import NotFound
 from registry.policies import ApprovalPolicy, ModelPolicy
 from registry.sources.catalog import Proposal
@@ -427,6 +429,60 @@ def test_a_shadow_that_disagrees_too_often_ends_the_rollout(house: House) -> Non
     assert house.state(id) == "rolled_back"
     assert house.catalog.rollouts.get(id).status["rule"] == "disagreement"
     assert plane.routes == {}
+
+
+def test_what_disagreed_last_is_shown_and_survives_a_restart(house: House) -> None:
+    id = house.begin(plan=SHADOWED)
+    house.gateway.plane.compared, house.gateway.plane.disagreed = 2000, 2
+    house.turn()
+    (first, second) = house.service.get(id)["disagreements"]
+    assert first == {"request_id": "r-1", "output": "scores", "difference": "1 of 2 values differ",
+                     "live": "[1]", "shadow": "[2]"}  # fmt: skip
+    assert second["request_id"] == "r-2"
+    house.gateway.crash()
+    house.turn(3)
+    assert house.service.get(id)["disagreements"] == [first, second]
+    house.gateway.plane.compared, house.gateway.plane.disagreed = 2000, 7
+    house.turn()
+    names = [one["request_id"] for one in house.service.get(id)["disagreements"]]
+    assert names == ["r-2", *(f"r-{number}" for number in range(1, 8))], "the latest eight"
+    assert [one["request_id"] for one in house.gateway.abort(id)["disagreements"]] == names
+
+
+def test_a_rollout_shows_no_disagreements_of_the_one_before(house: House) -> None:
+    first = house.begin(plan=SHADOWED)
+    house.gateway.plane.compared, house.gateway.plane.disagreed = 2000, 3
+    house.turn()
+    house.gateway.abort(first)
+    house.turn(3)
+    house.gateway.plane.compared = 2001
+    second = house.begin(plan=SHADOWED)
+    house.turn(3)
+    assert house.service.get(second)["disagreements"] == []
+
+
+def test_the_plan_says_what_the_shadow_is_held_to(house: House) -> None:
+    house.begin(plan={**SHADOWED, "comparison": {"outputs": {"scores": {"argmax": True}}}})
+    house.turn()
+    shadow = house.gateway.plane.routes[MODEL].shadow
+    assert shadow is not None
+    assert shadow.comparison.of("scores") == Tolerance(top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance", "reason"),
+    [
+        ("score", {"argmax": True}, "no such output; it has scores"),
+        ("scores", {"topK": 2}, "only 2 values"),
+    ],
+)
+def test_a_plan_for_other_outputs_than_the_version_has_is_refused(
+    house: House, name: str, tolerance: dict[str, Any], reason: str
+) -> None:
+    plan = {**PLAN, "comparison": {"outputs": {name: tolerance}}}
+    with pytest.raises(ProblemError, match=reason) as refused:
+        house.service.start(MODEL, 2, alias=None, plan=plan, reason="", key="")
+    assert refused.value.problem.facts["field"] == f"comparison.outputs.{name}"
 
 
 def test_a_look_that_goes_wrong_is_told_and_the_next_one_goes_on(

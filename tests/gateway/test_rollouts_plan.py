@@ -33,6 +33,7 @@ from gateway.rollouts.plan import (
 )
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
+from gateway.rollouts.tolerances import Comparison, Tolerance, fault
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -66,6 +67,12 @@ def test_every_key_is_read() -> None:
           labels: true
           metrics: [{name: cpu, query: cpu, failureCondition: "> 0.9"}]
         promotion: {maxFailurePercent: 1, maxRatio: 3, beta: 0.1}
+        comparison:
+          default: {rtol: 0.01}
+          outputs:
+            label: {argmax: true}
+            scores: {topK: 3, atol: 0.5, distance: {totalVariation: 0.1}}
+            text: {argmax: false}
         alpha: 0.02
         onInconclusive: rollback
         maxDuration: 2h
@@ -97,6 +104,14 @@ def test_every_key_is_read() -> None:
             metrics=(Analysis("cpu", "cpu", failure=read_condition("> 0.9")),),
         ),
         promotion=Promotion(0.01, 3.0, 0.1),
+        comparison=Comparison(
+            Tolerance(rtol=0.01),
+            (
+                ("label", Tolerance(top_k=1)),
+                ("scores", Tolerance(None, 0.5, 3, ("totalVariation", 0.1))),
+                ("text", Tolerance()),
+            ),
+        ),
         alpha=0.02,
         on_inconclusive="rollback",
         max_duration=7200.0,
@@ -144,6 +159,17 @@ def test_a_guard_is_turned_off_by_false() -> None:
         ("steps: [{bake: {minRequests: 1.5}}]", "steps[0].bake.minRequests"),
         ("steps: [{bake: {minTime: 5m, maxTime: 1m}}]", "steps[0].bake.maxTime"),
         ("steps: [{shadow: {minTime: 1}}]", "steps[0].shadow.percent"),
+        ("comparison: {scores: {rtol: 1}}", "comparison.scores"),
+        ("comparison: {default: {tolerance: 1}}", "comparison.default.tolerance"),
+        ("comparison: {default: {rtol: -1}}", "comparison.default.rtol"),
+        ("comparison: {default: {atol: .nan}}", "comparison.default.atol"),
+        ("comparison: {outputs: {a: {topK: 0}}}", "comparison.outputs.a.topK"),
+        ("comparison: {outputs: {a: {topK: 2, argmax: true}}}", "comparison.outputs.a.argmax"),
+        ("comparison: {outputs: {a: {distance: {euclid: 1}}}}", "comparison.outputs.a.distance.euclid"),
+        ("comparison: {outputs: {a: {distance: {totalVariation: 2}}}}",
+         "comparison.outputs.a.distance.totalVariation"),
+        ("comparison: {outputs: {7: {}}}", "comparison.outputs.7"),
+        ("comparison: {outputs: []}", "comparison.outputs"),
         ("steps: [{headerRoute: {match: []}}]", "steps[0].headerRoute.name"),
         (
             "steps: [{headerRoute: {name: a, match: [{headerName: h, headerValue: {regex: '('}}]}}]",
@@ -254,6 +280,23 @@ def test_limits_on_measurements_decide_an_analysis() -> None:
     assert run.after("failed").verdict(analysis) == "failed"
     assert run.after("inconclusive").after("successful").verdict(analysis) == "successful"
     assert run.after("inconclusive").after("inconclusive").verdict(analysis) == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "datatype", "shape", "is_sound"),
+    [
+        (Tolerance(top_k=2), "FP32", (-1, 3), True),
+        (Tolerance(top_k=3), "FP32", (-1, 3), False),
+        (Tolerance(top_k=3), "FP32", (-1, -1), True),
+        (Tolerance(top_k=1), "FP32", (), False),
+        (Tolerance(top_k=1), "BYTES", (-1, 3), False),
+        (Tolerance(), "BYTES", (-1, 3), True),
+    ],
+)
+def test_a_tolerance_that_can_never_or_always_hold_is_a_fault(
+    tolerance: Tolerance, datatype: str, shape: tuple[int, ...], is_sound: bool
+) -> None:
+    assert (fault(tolerance, datatype, shape) == "") is is_sound
 
 
 def test_the_examples_of_the_documentation_are_plans() -> None:

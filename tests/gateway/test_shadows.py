@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from dispatch_bench import Answer, Bench, message
 
+from gateway.comparison import Incomparable
 from gateway.rollouts.route import RolloutRoute, Shadow
+from gateway.rollouts.tolerances import MAX_SAMPLES, Comparison, Disagreement, Tolerance
 from gateway.routing import Routing
-from gateway.shadows import MAX_SAMPLES, Shadows
+from gateway.shadows import Shadows
 from kernels.lanes import Lane, LanePort
 
 
@@ -29,7 +31,8 @@ class HandPool(Executor):
     def run(self) -> None:
         waiting, self.waiting = self.waiting, []
         for future, work in waiting:
-            future.set_result(work())
+            if future.set_running_or_notify_cancel():
+                future.set_result(work())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         for future, _ in self.waiting:
@@ -51,9 +54,15 @@ class Stage:
         self.routing.set_rollout("m", route)
         self.bench.dispatcher.route_table = self.routing.table({"m": self.versions}, [])
 
-    def ask(self, factor: float = 2.0, meanwhile: Callable[[], object] = lambda: None) -> None:
+    @property
+    def room(self) -> tuple[int, int]:
+        """Requests and bytes that the shadow holds."""
+        mirror = self.shadows.aim("m", Shadow(2, 1.0), self.shadow)
+        return mirror.requests, mirror.nbytes
+
+    def ask(self, factor: float = 2.0, meanwhile: Callable[[], object] = lambda: None, **more: Any) -> None:
         """One request, which the stable version doubles; `meanwhile`: while both run it."""
-        answer = Answer(self.bench, message([[1, 1]]))
+        answer = Answer(self.bench, message([[1, 1]], **more))
         for _ in range(3):
             self.bench.settle()
         meanwhile()
@@ -85,7 +94,57 @@ def test_answers_are_compared_and_the_latest_differences_kept(stage):
     (counts,) = stage.shadows.counts("m")
     assert counts[:6] == (2, 11, 0, 0, 11, 10)
     assert len(counts.samples) == MAX_SAMPLES
-    assert counts.samples[-1] == "y: 2 of 2 values differ, such as 12 in place of 2 at 0"
+    assert counts.samples[-1] == Disagreement("", "y", "2 of 2 values differ, first at 0", "[2, 2]", "[12, 12]")
+
+
+def test_a_plan_says_what_a_difference_is(stage):
+    stage.route(RolloutRoute(1, shadow=Shadow(2, 1.0, comparison=Comparison(Tolerance(rtol=0.6)))))
+    stage.ask(3.0)
+    stage.ask(4.0)
+    stage.compare()
+    (counts,) = stage.shadows.counts("m")
+    assert (counts.compared, counts.disagreed) == (2, 1)
+
+
+def test_a_difference_is_kept_with_the_name_that_the_caller_gave_its_request(stage):
+    stage.ask(5.0, identity="a-7")
+    stage.ask(5.0, identity="x" * 1000)
+    stage.compare()
+    (counts,) = stage.shadows.counts("m")
+    assert [one.request_id for one in counts.samples] == ["a-7", "x" * 256]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), TypeError("odd")])
+def test_what_goes_wrong_in_a_comparison_loses_no_room_and_is_no_evidence(stage, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    stage.ask(5.0)
+    monkeypatch.setattr("gateway.shadows.difference", fail)
+    stage.compare()
+    (counts,) = stage.shadows.counts("m")
+    assert counts[:6] == (2, 1, 1, 0, 0, 0)
+    assert stage.room == (0, 0)
+
+
+def test_a_live_answer_that_cannot_be_read_is_no_evidence(stage, monkeypatch):
+    def fail(*_):
+        raise Incomparable("odd")
+
+    stage.ask(5.0)
+    monkeypatch.setattr("gateway.shadows.difference", fail)
+    stage.compare()
+    assert stage.shadows.counts("m")[0][:6] == (2, 1, 0, 1, 0, 0)
+
+
+def test_answers_are_dropped_when_no_thread_is_to_be_had(stage, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(stage.pool, "submit", refuse)
+    stage.ask(5.0)
+    assert stage.shadows.counts("m")[0][:6] == (2, 1, 1, 0, 0, 0)
+    assert stage.room == (0, 0)
 
 
 def test_answers_that_wait_for_their_comparison_take_the_room_of_further_copies(stage):
@@ -136,6 +195,20 @@ def test_closing_compares_no_more(stage):
     stage.bench.settle()
     stage.ask()
     assert len(stage.pool.waiting) == 1
+
+
+def test_closing_waits_for_one_pair_alone(stage, monkeypatch):
+    judged = []
+
+    def close(*pair):
+        judged.append(pair)
+        stage.shadows._is_closed = True
+
+    stage.ask(5.0)
+    stage.ask(5.0)
+    monkeypatch.setattr("gateway.shadows.difference", close)
+    stage.compare()
+    assert len(judged) == 1
 
 
 def test_what_ends_after_closing_is_left_alone(stage):
