@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gateway.errors import SettingsError
 from gateway.settings import GIB, KIB, METADATA, MIB, Leaf, Settings
 
@@ -117,6 +115,8 @@ def build(given: Mapping[str, Given]) -> Settings:
 
 def from_file(file: Path) -> dict[str, Given]:
     """The leaves of a YAML file; SettingsError when it cannot be read or is not a mapping of sections."""
+    import yaml  # loaded only by who has such a file
+
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -32,6 +32,7 @@ from registry.catalog_rows import (
 )
 from registry.catalog_schema import Database, aliases, audit, checks, head, models, pushes, signatures, versions
 from registry.errors import AuthorMayNotApprove, NotFound, PolicyConflict
+from registry.listing import ListedModel, list_models
 from registry.manifest import Manifest, canonical_json
 from registry.names import check_alias, check_name
 from registry.policies import ModelPolicy, Stage
@@ -105,6 +106,11 @@ class Catalog:
             MappingProxyType(rolling),
             MappingProxyType(settled),
         )
+
+    def listing(self) -> list[ListedModel]:
+        """Every model with what its versions and aliases come to, in the order of their names."""
+        with self._database.reading() as connection:
+            return list_models(connection.exec_driver_sql)
 
     def models(self) -> list[ModelRow]:
         """Every model, in the order of their names."""

@@ -36,11 +36,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from registry.audit import GENESIS
 from registry.errors import CatalogTooNew, CatalogUnavailable
+from registry.listing import SCHEMA_VERSION, WAIT_SECONDS
 from registry.redaction import redact
 
-SCHEMA_VERSION = 2
-WAIT_SECONDS = 10
-"""How long a writer waits for others before it gives up."""
 ANSWER_SECONDS = 4.0 * WAIT_SECONDS
 """How long anybody waits for one answer of a server: longer than the server lets a statement take."""
 

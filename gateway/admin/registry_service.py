@@ -52,22 +52,7 @@ class RegistryService:
     # Looking
 
     def models(self) -> list[Doc]:
-        overview = self.catalog.overview()
-        documents = []
-        for name, row in overview.models.items():
-            versions = overview.versions[name]
-            documents.append(
-                {
-                    "name": name,
-                    "versions": len(versions),
-                    "latest": versions[-1].version if versions else None,
-                    "pending": sum(one.stage == "pending" for one in versions),
-                    "aliases": {alias: one.version for alias, one in sorted(overview.aliases[name].items())},
-                    "served_by": row.served_by,
-                    "published_at": versions[-1].created_at if versions else None,
-                }
-            )
-        return documents
+        return [one._asdict() for one in self.catalog.listing()]
 
     def versions(self, model: str) -> list[Doc]:
         """The oldest first."""

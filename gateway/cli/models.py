@@ -13,7 +13,7 @@ from rich.text import Text
 from gateway.cli.columns import Cell, print_columns
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AsJson, Config, DataDir, TokenFile, address, messages, output, print_json, when
-from gateway.cli.registry import Doc, open_registry, settings_of, token_of, told
+from gateway.cli.registry import Doc, list_models, settings_of, token_of, told
 from gateway.cli.remote import AdminClient
 from gateway.registry_places import is_catalog_there
 from gateway.settings_sources import ADMIN_URL_VARIABLE
@@ -77,8 +77,7 @@ def models(
 def show_registered(
     data_dir: Path | None, admin_url: str | None, token_file: Path | None, config: Path | None, as_json: bool
 ) -> None:
-    with open_registry(data_dir, admin_url, token_file, config) as registry:
-        documents, place = registry.models(), registry.place
+    documents, place = list_models(data_dir, admin_url, token_file, config)
     if as_json:
         print_json({"models": documents})
     elif documents:

@@ -22,10 +22,11 @@ from gateway.admin.problems import Problem, ProblemError, from_error
 from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
 from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
 from gateway.errors import SettingsError
-from gateway.registry_places import is_catalog_there
+from gateway.registry_places import catalog_file, is_catalog_there
 from gateway.settings import Settings
 from gateway.settings_sources import ADMIN_URL_VARIABLE, TOKEN_VARIABLE, load
 from registry.errors import RegistryError
+from registry.listing import list_file
 from registry.manifest import Lineage
 
 Doc = dict[str, Any]
@@ -86,16 +87,35 @@ def open_registry(
     data_dir: Path | None, admin_url: str | None, token_file: Path | None, config: Path | None
 ) -> Iterator[Registry]:
     """The registry that the options name. Whatever it raises inside is told as `CommandFailed`."""
-    if admin_url and data_dir is not None and ADMIN_URL_VARIABLE not in os.environ:
-        raise CommandFailed("--data-dir and --admin-url name two registries: give one", exit_code=ExitCode.USAGE)
     with told():
-        if admin_url and data_dir is None:
-            yield RemoteRegistry(AdminClient(admin_url, token_of(token_file)))
+        if (url := _gateway(data_dir, admin_url)) is not None:
+            yield RemoteRegistry(AdminClient(url, token_of(token_file)))
             return
         from gateway.cli.local import opened  # the database is loaded only by who opens it
 
         with opened(settings_of(data_dir, config), user_name()) as registry:
             yield registry
+
+
+def list_models(
+    data_dir: Path | None, admin_url: str | None, token_file: Path | None, config: Path | None
+) -> tuple[list[Doc], str]:
+    """What the registry that the options name holds, and where it is. A catalog that is a file is read without the
+    library that opens it for all else: that takes longer to load than a thousand models to list."""
+    if _gateway(data_dir, admin_url) is None:
+        settings = settings_of(data_dir, config)
+        if is_catalog_there(settings) and (file := catalog_file(settings)) is not None:
+            with told():
+                return [one._asdict() for one in list_file(file)], str(file)
+    with open_registry(data_dir, admin_url, token_file, config) as registry:
+        return registry.models(), registry.place
+
+
+def _gateway(data_dir: Path | None, admin_url: str | None) -> str | None:
+    """The address of the gateway that the options name, if they do; CommandFailed when they name a data folder too."""
+    if admin_url and data_dir is not None and ADMIN_URL_VARIABLE not in os.environ:
+        raise CommandFailed("--data-dir and --admin-url name two registries: give one", exit_code=ExitCode.USAGE)
+    return admin_url if admin_url and data_dir is None else None
 
 
 @contextlib.contextmanager

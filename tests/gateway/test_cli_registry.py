@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,18 @@ def test_the_models_of_the_registry_are_listed(two: Shell) -> None:
     [found] = two.json("models", "--registered")["models"]
     assert (found["name"], found["versions"], found["aliases"]) == ("fraud", 2, {"champion": 1})
     assert "champion → 1" in two.text("models", "--registered")
+
+
+def test_a_listing_loads_neither_the_database_library_nor_what_serves(two: Shell) -> None:
+    """Each takes longer to load than the whole listing of a thousand models."""
+    code = (
+        "import atexit, sys; from gateway.entry import main;"
+        " atexit.register(lambda: print(*sys.modules, file=sys.stderr)); sys.argv[0] = 'sluice'; main()"
+    )
+    words = [sys.executable, "-c", code, "models", "--data-dir", str(two.data_dir)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "fraud" in done.stdout
+    assert {"sqlalchemy", "numpy", "onnxruntime", "aiohttp", "grpc", "yaml"} & set(done.stderr.split()) == set()
 
 
 def test_models_shows_the_registry_where_no_gateway_answers(tmp_path: Path, file: Callable[[int], str]) -> None:
