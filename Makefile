@@ -97,7 +97,7 @@ operators-day: $(STAMPS)/dev $(STAMPS)/load native ## a good release, a bad one 
 	@$(BIN)/python loadtests/operators_day.py $(ARGS)
 
 .PHONY: bench-rollouts
-bench-rollouts: $(STAMPS)/dev native ## what bad versions cost: each fault rolled out under traffic
+bench-rollouts: $(STAMPS)/dev $(STAMPS)/bench-packages $(STAMPS)/test-packages native ## what rollouts cost: faults under traffic, a good version, throughput
 	@$(BIN)/python loadtests/bench_rollouts.py $(ARGS)
 
 .PHONY: bench-peers
