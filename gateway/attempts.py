@@ -77,6 +77,8 @@ class Attempt:
     nbytes: int = 0
     """Memory that it takes: measured once it was loaded, before that as far as its files say."""
     digest: str = ""
+    load_seconds: float = 0.0
+    """From the start of the load to READY; 0 until then."""
     seen: tuple[FileStamp, ...] = ()
     """The stamps that its files were last compared at."""
 
@@ -124,6 +126,8 @@ class IndexRow:
     reason: str = ""
     is_awaited: bool = False
     """Not READY, and loaded as soon as somebody asks for it."""
+    load_seconds: float = field(default=0.0, compare=False)
+    """From the start of the load to READY; 0 until then."""
 
 
 @dataclass(frozen=True)

@@ -184,5 +184,6 @@ def _row(model: Followed, attempt: Attempt | None, version: int) -> IndexRow:
     if attempt is None or (is_awaited and attempt.is_over and attempt.reason == UNLOADED):
         return IndexRow(model.name, str(version), State.UNAVAILABLE.value, ON_DEMAND, is_awaited)
     return IndexRow(
-        model.name, str(version), attempt.state.value, attempt.reason, is_awaited and attempt.state is not State.READY
-    )
+        model.name, str(version), attempt.state.value, attempt.reason, is_awaited and attempt.state is not State.READY,
+        attempt.load_seconds,
+    )  # fmt: skip

@@ -76,6 +76,7 @@ class Observed:
     def __init__(self, row: IndexRow, served: Served | None, meters: Meters) -> None:
         self.model, self.version = row.name, row.version
         self.state, self.reason = row.state or State.UNKNOWN.value, row.reason
+        self.load_seconds = row.load_seconds
         self.meters = meters
         self._served = served
 
@@ -98,10 +99,6 @@ class Observed:
     @property
     def queue_bytes(self) -> int:
         return self._served.deployment.queue.nbytes if self._served else 0
-
-    @property
-    def load_seconds(self) -> float:
-        return max((one.load_seconds for one in self._served.instances), default=0.0) if self._served else 0.0
 
     @property
     def restarts(self) -> int:

@@ -156,11 +156,11 @@ class Reconciler:
     def loaded(self, attempt: Attempt, digest: str, now: float, nbytes: int = 0) -> None:
         """All instances of a LOADING attempt are ready, taking that much memory, and it is published."""
         attempt.digest, attempt.is_live, attempt.nbytes = digest, True, nbytes
-        seconds = round(now - attempt.since, 3)
+        attempt.load_seconds = now - attempt.since
         self._step(attempt, Step.LOADED, now)
         self._models[attempt.model].has_answered = True
         self._come_out(attempt)
-        self._tell("version-ready", attempt, load_seconds=seconds, digest=f"sha256:{digest}")
+        self._tell("version-ready", attempt, load_seconds=round(attempt.load_seconds, 3), digest=f"sha256:{digest}")
 
     def failed(self, attempt: Attempt, reason: str, now: float, *, is_final: bool = False) -> None:
         """A LOADING attempt could not be brought up. `is_final`: the same files and configuration never will be."""

@@ -120,7 +120,7 @@ class TlsSettings:
 class AdminSettings:
     """The admin plane: metrics, probes, JSON API, console."""
 
-    host: str = leaf("127.0.0.1", "address to bind; other than loopback only with `token_file`")
+    host: str = leaf("127.0.0.1", "address to bind; other than loopback only when there are tokens")
     token_file: Path | None = leaf(None, "file with one bearer token a line, any of which opens the admin API")
     allowed_hosts: tuple[str, ...] = leaf((), "names by which browsers may reach the admin plane besides localhost")
     public_metrics: bool = leaf(False, "answer `/metrics` without a token")
@@ -226,7 +226,7 @@ class DrainSettings:
     """What SIGTERM starts."""
 
     delay_seconds: float = seconds(0.0, "between not ready and closing the listeners, for balancers to notice")
-    timeout_seconds: float = seconds(30.0, "for requests in flight to finish")
+    timeout_seconds: float = seconds(30.0, "for all of draining: `delay_seconds`, then requests in flight")
 
 
 @dataclass(frozen=True)

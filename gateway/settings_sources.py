@@ -200,6 +200,8 @@ def _check_together(settings: Settings) -> None:
             raise SettingsError(key, f"{number} is given to two ports")
     if settings.workers.restart_backoff_max_seconds < settings.workers.restart_backoff_initial_seconds:
         raise SettingsError("workers.restart_backoff_max_seconds", "must not be below restart_backoff_initial_seconds")
+    if settings.drain.delay_seconds and settings.drain.delay_seconds >= settings.drain.timeout_seconds:
+        raise SettingsError("drain.timeout_seconds", "must be above delay_seconds, or no request in flight may finish")
     if settings.models.load_on_start and settings.models.control_mode != "explicit":
         raise SettingsError("models.load_on_start", "has a meaning only when models.control_mode is explicit")
 

@@ -186,7 +186,7 @@ def receive(
             raise
     os.chmod(part, 0o444)
     os.replace(part, to)
-    _sync_folder(to.parent)
+    sync_folder(to.parent)
 
 
 def _receive(
@@ -230,7 +230,8 @@ def _write(file: IO[bytes], chunk: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """What was made, renamed or removed in a folder is on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -257,7 +258,7 @@ class LocalArtifacts:
         with self._as_unavailable():
             if not target.parent.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _sync_folder(target.parent.parent)
+                sync_folder(target.parent.parent)
             (self.root / _UNFINISHED).mkdir(exist_ok=True)
         if target.exists() and _is_intact(target, sha256):
             if (found := hash_file(path)[0]) != sha256:
@@ -279,7 +280,7 @@ class LocalArtifacts:
                     os.fsync(descriptor)
             with self._as_unavailable():
                 os.replace(name, target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)

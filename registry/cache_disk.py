@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.artifacts import PART_SUFFIX
+from registry.artifacts import PART_SUFFIX, sync_folder
 from registry.errors import DigestMismatch, LimitExceeded
 from registry.manifest import FileEntry, check_path, is_sha256
 from registry.staging import digest_of
@@ -131,7 +131,7 @@ class CacheDisk:
         target = self._object_path(entry.sha256)
         target.parent.mkdir(exist_ok=True)
         os.rename(partial, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def assemble(self, key: str, files: tuple[FileEntry, ...], used_at: int) -> Path:
         """Makes a version of objects that are all there."""
@@ -148,14 +148,14 @@ class CacheDisk:
             _sync_file(record)
             os.utime(record, ns=(used_at, used_at))
             for folder in sorted(folders, reverse=True):
-                _sync_folder(folder)
-            _sync_folder(made)
+                sync_folder(folder)
+            sync_folder(made)
             os.chmod(made, 0o755)
             os.rename(made, self._versions / key)
         except BaseException:
             _remove(made)
             raise
-        _sync_folder(self._versions)
+        sync_folder(self._versions)
         return self.version_path(key)
 
     def make_scratch(self) -> Path:
@@ -236,11 +236,3 @@ def _remove(path: Path) -> None:
 def _sync_file(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from registry.artifacts import hash_file
 from registry.errors import InvalidModel, LimitExceeded, LinkRefused, UnsafePath, UnsupportedFormat
 from registry.formats import ONNX, check_harmless, format_of
 from registry.inspect_onnx import ModelLimits, OnnxModel, check_external_data, inspect_onnx
-from registry.manifest import CONFIG_FILENAME, MAX_DEPTH, MAX_FILES, MODEL_FILENAME, check_path
+from registry.manifest import (
+    CONFIG_FILENAME,
+    MAX_DEPTH,
+    MAX_FILES,
+    MODEL_FILENAME,
+    FileEntry,
+    Lineage,
+    Manifest,
+    check_path,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
 IGNORED = frozenset({"__pycache__", "model.sig"})
 """Left out of a folder, beside names that begin with a dot."""
+Progress = Callable[[str, int, int], None]
+"""Called with a step (`hash` or `store`), and how many bytes of how many are done."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,44 @@ class ModelFolder:
     @property
     def size(self) -> int:
         return sum(path.stat().st_size for path in self.files.values())
+
+    def to_manifest(
+        self,
+        model: str,
+        lineage: Lineage,
+        told: Progress,
+        *,
+        tags: Mapping[str, str] | None = None,
+        card: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Manifest:
+        """What the model's next version would be, every file hashed. Raises OSError and what `hash_file` raises."""
+        return Manifest(
+            model=model,
+            files=tuple(self._hashed(told)),
+            inputs=self.model.inputs,
+            outputs=self.model.outputs,
+            operators=self.model.operators,
+            opset=self.model.opset,
+            config_text=self.config_text,
+            tags=tags or {},
+            card=card or {},
+            lineage=lineage,
+            metrics=metrics or {},
+        )
+
+    def _hashed(self, told: Progress) -> Iterator[FileEntry]:
+        total, done = self.size, 0
+        told("hash", 0, total)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            told("hash", done, total)
+
+        for path, place in sorted(self.files.items()):
+            sha256, size = hash_file(place, advance)
+            yield FileEntry(path, sha256, size)
 
 
 def read_model_folder(path: Path, limits: PushLimits = PushLimits()) -> ModelFolder:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import ArtifactStore, StoredObject, hash_file
+from registry.artifacts import ArtifactStore, StoredObject
 from registry.catalog import Catalog
 from registry.catalog_rows import VersionRow
 from registry.errors import NotFound, PolicyRefused
 from registry.lineage import find_lineage
-from registry.manifest import FileEntry, Lineage, Manifest
-from registry.model_folder import ModelFolder, PushLimits, read_model_folder
+from registry.manifest import Lineage, Manifest
+from registry.model_folder import Progress, PushLimits, read_model_folder
 from registry.names import check_alias, check_name
 from registry.policies import ModelPolicy, may_publish
 from registry.signing import sign
@@ -26,8 +26,6 @@ from registry.signing import sign
 COLLECT_SECONDS = 3.0
 """How long collecting keeps others from writing at a time: less than they wait, and far less than a database lets a
 transaction be idle. One that it has ended guards nothing any more."""
-Progress = Callable[[str, int, int], None]
-"""Called with a step (`hash` or `store`), and how many bytes of how many are done."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +89,9 @@ def push(
         check_alias(alias)
     told = progress or _silent
     folder = read_model_folder(path, limits)
-    entries = _hash(folder, told)
     if lineage is None:
         lineage = find_lineage(path, now=clock(), data_ref=data_ref, run=run)
-    manifest = Manifest(
-        model=name,
-        files=tuple(entries),
-        inputs=folder.model.inputs,
-        outputs=folder.model.outputs,
-        operators=folder.model.operators,
-        opset=folder.model.opset,
-        config_text=folder.config_text,
-        tags=tags or {},
-        card=card or {},
-        lineage=lineage,
-        metrics=metrics or {},
-    )
+    manifest = folder.to_manifest(name, lineage, told, tags=tags, card=card, metrics=metrics)
     bundles = [*signatures, *([sign(manifest, sign_key)] if sign_key else [])]
     return publish(
         catalog,
@@ -191,20 +176,6 @@ def collect(
                     store.delete(one.sha256)
                     gone.append(one)
     return tuple(gone)
-
-
-def _hash(folder: ModelFolder, told: Progress) -> Iterable[FileEntry]:
-    total, done = folder.size, 0
-    told("hash", 0, total)
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        told("hash", done, total)
-
-    for path, place in sorted(folder.files.items()):
-        sha256, size = hash_file(place, advance)
-        yield FileEntry(path, sha256, size)
 
 
 def _policy(catalog: Catalog, name: str) -> ModelPolicy:

@@ -98,7 +98,7 @@ class FakeLauncher:
     async def describe(self, model: str, version: str, path: Path, parameters: Mapping[str, str]) -> Description:
         if text_of(path) == "odd":
             raise RuntimeError("nobody expected this")
-        return Description((X,), (Y,), 0, 0.0)
+        return Description((X,), (Y,), 0)
 
     async def launch(
         self,

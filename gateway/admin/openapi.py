@@ -7,7 +7,7 @@ not do. Nothing here knows how an operation is carried out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -64,6 +64,26 @@ class Operation:
         if self.body == "application/octet-stream":
             found |= {408, 411, 507}
         return sorted(found)
+
+
+def operation_of(tag: str, root: str, default: Condition) -> Callable[..., Operation]:
+    """Makes the operations of one part of the API: id, method, path below `root`, scope, summary, answers, body; what
+    else an `Operation` has by name. Those that say nothing of a condition have `default`."""
+
+    def make(
+        id: str,
+        method: str,
+        path: str,
+        scope: Scope,
+        summary: str,
+        answers: Mapping[int, str],
+        body: str = "",
+        **more: Any,
+    ) -> Operation:
+        more = {"condition": default, **more}
+        return Operation(id, method, root + path, scope, summary, answers, tag, body, **more)
+
+    return make
 
 
 def document(operations: Iterable[Operation], version: str) -> dict[str, Any]:

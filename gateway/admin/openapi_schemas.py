@@ -14,6 +14,18 @@ _MOMENT = {"type": "string"}
 _STAGE = {"enum": ["pending", "approved", "rejected"]}
 _REASON = {"type": "string", "maxLength": 1000, "description": "Kept in the audit log. No control characters."}
 _TAGS = {"type": "object", "additionalProperties": _TEXT}
+_LINEAGE = {
+    "git_commit": _TEXT,
+    "git_dirty": {"type": "boolean"},
+    "data_ref": _TEXT,
+    "run": _TEXT,
+    "author": _TEXT,
+    "host": _TEXT,
+    "created_at": _TEXT,
+    "source": _TEXT,
+    "source_sha256": _TEXT,
+    "converter": _TEXT,
+}
 
 PATH_PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
@@ -81,21 +93,7 @@ SCHEMAS: dict[str, Any] = {
     "Looking": object_of({"looking": {"type": "boolean"}}),
     "File": object_of(_FILE),
     "Tensor": object_of({"name": _TEXT, "datatype": _TEXT, "shape": list_of({"type": "integer", "minimum": -1})}),
-    "Lineage": object_of(
-        {},
-        {
-            "git_commit": _TEXT,
-            "git_dirty": {"type": "boolean"},
-            "data_ref": _TEXT,
-            "run": _TEXT,
-            "author": _TEXT,
-            "host": _TEXT,
-            "created_at": _TEXT,
-            "source": _TEXT,
-            "source_sha256": _TEXT,
-            "converter": _TEXT,
-        },
-    ),
+    "Lineage": object_of({}, _LINEAGE),
     "Model": object_of(
         {"name": _TEXT, "versions": _COUNT, "latest": {"type": ["integer", "null"]}, "served_by": _TEXT},
         {"aliases": {"type": "object", "additionalProperties": _VERSION}},
@@ -138,21 +136,7 @@ SCHEMAS: dict[str, Any] = {
             "tags": _TAGS,
             "card": {"type": "object"},
             "metrics": {"type": "object", "additionalProperties": {"type": "number"}},
-            "lineage": closed(
-                {},
-                {
-                    "git_commit": _TEXT,
-                    "git_dirty": {"type": "boolean"},
-                    "data_ref": _TEXT,
-                    "run": _TEXT,
-                    "author": _TEXT,
-                    "host": _TEXT,
-                    "created_at": _TEXT,
-                    "source": _TEXT,
-                    "source_sha256": _TEXT,
-                    "converter": _TEXT,
-                },
-            ),
+            "lineage": closed({}, _LINEAGE),
             "signatures": {**list_of(_TEXT), "maxItems": 16},
             "config_text": {"type": ["string", "null"]},
             "reason": _REASON,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from gateway.admin.access import Scope
-from gateway.admin.openapi import Condition, Operation
+from gateway.admin.openapi import Operation, operation_of
 
 ROOT = "/api/v1/registry"
 MAX_PAGE = 1000
@@ -14,23 +12,11 @@ BINARY, JSON_LINES = "application/octet-stream", "application/jsonl"
 _VERSION = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
 
 
+_change = operation_of("registry", ROOT, "required")
+
+
 def _get(id: str, path: str, summary: str, schema: str, **more: Any) -> Operation:
-    more = {"condition": "cached", **more}
-    return Operation(id, "GET", ROOT + path, "read", summary, {200: schema}, "registry", **more)
-
-
-def _change(
-    id: str,
-    method: str,
-    path: str,
-    scope: Scope,
-    summary: str,
-    answers: Mapping[int, str],
-    body: str = "",
-    condition: Condition = "required",
-    **more: Any,
-) -> Operation:
-    return Operation(id, method, ROOT + path, scope, summary, answers, "registry", body, condition=condition, **more)
+    return _change(id, "GET", path, "read", summary, {200: schema}, **{"condition": "cached", **more})
 
 
 _MODEL, _ALIAS = "/models/{model}", "/models/{model}/aliases/{alias}"
@@ -68,14 +54,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _get("list_sources", "/sources", "Where versions come from, and how that is doing", "Sources", condition=""),
     _get("get_cache", "/cache", "What the cache of pulled versions holds", "Cache", condition=""),
-    Operation(
+    _change(
         "has_object",
         "HEAD",
-        ROOT + "/objects/{sha256}",
+        "/objects/{sha256}",
         "publish",
         "Whether a file is stored already",
         {200: ""},
-        "registry",
+        condition="",
     ),
     _change(
         "put_object",

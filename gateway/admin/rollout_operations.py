@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from gateway.admin.access import Scope
-from gateway.admin.openapi import Condition, Operation
+from gateway.admin.openapi import Operation, operation_of
 
 ROOT = "/api/v1"
 MAX_LISTED = 1000
@@ -15,25 +11,16 @@ _OF_MODEL, _ONE = "/models/{model}/rollouts", "/rollouts/{rollout}"
 _LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": 100}}
 
 
-def _operation(
-    id: str,
-    method: str,
-    path: str,
-    scope: Scope,
-    summary: str,
-    answers: Mapping[int, str],
-    body: str = "",
-    condition: Condition = "",
-    **more: Any,
-) -> Operation:
-    return Operation(id, method, ROOT + path, scope, summary, answers, "rollouts", body, condition=condition, **more)
+_operation = operation_of("rollouts", ROOT, "")
 
 
 def _command(verb: str, summary: str) -> Operation:
     # An abort always wins: whoever asks for it need not have seen the latest.
-    condition: Condition = "" if verb == "abort" else "required"
+    condition = "" if verb == "abort" else "required"
     path, answers = f"{_ONE}:{verb}", {200: "Rollout"}
-    return _operation(f"{verb}_rollout", "POST", path, "operate", summary, answers, "RolloutCommand", condition)
+    return _operation(
+        f"{verb}_rollout", "POST", path, "operate", summary, answers, "RolloutCommand", condition=condition
+    )
 
 
 OPERATIONS: tuple[Operation, ...] = (

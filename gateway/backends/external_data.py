@@ -8,6 +8,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from registry.protobuf import Malformed, parts
+
 MAX_DEPTH = 64
 """Of graphs within graphs. Deeper files are refused: no exporter makes them."""
 
@@ -57,56 +59,28 @@ def external_locations(path: Path) -> set[str]:
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             raise MalformedModel("the file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return set(_locations(data, 0, len(data), "Model", 0))
+        # Unmapped with its last view: an error keeps those of its frames, and closing under them would be another.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        return set(_locations(data, "Model", 0))
+    except Malformed as error:
+        raise MalformedModel(f"the file is {error}") from None
 
 
-def _locations(data: memoryview, start: int, end: int, message: str, depth: int) -> Iterator[str]:
+def _locations(data: memoryview, message: str, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise MalformedModel("graphs are nested too deep")
-    for field, at, stop in _parts(data, start, end):
-        inner = _FIELDS[message].get(field)
+    for number, value in parts(data):
+        inner = _FIELDS[message].get(number)
+        if inner is None or isinstance(value, int):
+            continue
         if inner == "Entry":
-            key, value = _entry(data, at, stop)
-            if key == b"location":
-                yield value.decode("utf-8", "replace")
-        elif inner is not None:
-            yield from _locations(data, at, stop, inner, depth + 1)
-
-
-def _entry(data: memoryview, start: int, end: int) -> tuple[bytes, bytes]:
-    parts = {field: bytes(data[at:stop]) for field, at, stop in _parts(data, start, end)}
-    return parts.get(1, b""), parts.get(2, b"")
-
-
-def _parts(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field, start, end) of each length-delimited part; parts of other kinds are passed over."""
-    while at < end:
-        tag, at = _varint(data, at, end)
-        kind = tag & 7
-        if kind == 2:
-            length, at = _varint(data, at, end)
-            if length > end - at:
-                raise MalformedModel("the file is cut short")
-            yield tag >> 3, at, at + length
-            at += length
-        elif kind == 0:
-            _, at = _varint(data, at, end)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
+            entry = dict(parts(value))
+            if _text(entry.get(1)) == "location":
+                yield _text(entry.get(2))
         else:
-            raise MalformedModel("the file is not a protobuf message")
-    if at > end:
-        raise MalformedModel("the file is cut short")
+            yield from _locations(value, inner, depth + 1)
 
 
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise MalformedModel("the file is cut short")
+def _text(value: int | memoryview | None) -> str:
+    return str(value, "utf-8", "replace") if isinstance(value, memoryview) else ""

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,8 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 import kernels
+from gateway.cli.options import Config
 from gateway.cli.serve import port_problem
-from gateway.settings import GIB, Settings
+from gateway.errors import SettingsError
+from gateway.settings import GIB
+from gateway.settings_sources import load
 
 Status = Literal["ok", "warning", "missing"]
 _MARKS: dict[Status, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "missing": ("✗", "bold red")}
@@ -53,9 +57,12 @@ class Finding:
     fix: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+def doctor(
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
     """Show what this machine can do, what is missing, and how to fix it."""
-    findings = examine()
+    findings = examine(config)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -63,8 +70,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     raise typer.Exit(int(any(finding.status == "missing" for finding in findings)))
 
 
-def examine() -> list[Finding]:
-    return [finding for check in CHECKS for finding in check()]
+def examine(config: Path | None = None) -> list[Finding]:
+    checks: list[Callable[[], Iterator[Finding]]] = [*CHECKS, partial(check_ports, config)]
+    return [finding for check in checks for finding in check()]
 
 
 def show(console: Console, findings: Iterable[Finding]) -> None:
@@ -207,14 +215,19 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def check_ports() -> Iterator[Finding]:
-    defaults = Settings()
+def check_ports(config: Path | None = None) -> Iterator[Finding]:
+    """Those that `sluice serve` would take."""
+    try:
+        settings = load(config, os.environ)
+    except SettingsError as error:
+        yield Finding("settings", "missing", f"{error.key}: {error.reason}", f"change {error.origin or error.key}")
+        return
     for name, host, port in (
-        ("HTTP port", defaults.host, defaults.http_port),
-        ("gRPC port", defaults.host, defaults.grpc_port),
-        ("admin port", defaults.admin.host, defaults.admin_port),
+        ("HTTP port", settings.host, settings.http_port),
+        ("gRPC port", settings.host, settings.grpc_port),
+        ("admin port", settings.admin.host, settings.admin_port),
     ):
-        problem = port_problem(host, port)
+        problem = port_problem(host, port) if port else None
         if problem is None:
             yield Finding(name, "ok", f"{port} is free")
         else:
@@ -247,6 +260,5 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_libraries,
     check_packages,
     check_engine,
-    check_ports,
     check_limits,
 )

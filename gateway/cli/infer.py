@@ -17,7 +17,7 @@ from rich.text import Text
 
 from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec, Tls
 from gateway.cli.failure import CommandFailed, ExitCode
-from gateway.cli.options import address
+from gateway.cli.options import Config, address
 from gateway.cli.registry import settings_of
 from gateway.cli.tensors import read_value, to_array, to_json
 
@@ -44,6 +44,7 @@ def infer(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
+    config: Config = None,
     ca_file: Annotated[
         Path | None,
         typer.Option(metavar="PEM", help="The authorities that vouch for the gateway.", rich_help_panel="TLS"),
@@ -58,7 +59,7 @@ def infer(
     """Ask a model for a prediction. An https:// address, or a file for TLS, connects with TLS over both transports."""
     tls = Tls(ca_file, certificate_file, private_key_file)
     client: Client
-    settings = settings_of(None, None)  # the ports may come from the environment
+    settings = settings_of(None, config)
     if use_grpc:
         client = GrpcClient(url or address(settings.host, settings.grpc_port), timeout, tls)
     else:

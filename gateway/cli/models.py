@@ -27,7 +27,7 @@ Url = Annotated[
     typer.Option(
         "--admin-url",
         "--url",
-        help="A running gateway's admin address [http://127.0.0.1:8002].",
+        help="A running gateway's admin address \\[http://127.0.0.1:8002].",
         envvar=ADMIN_URL_VARIABLE,
         show_envvar=True,
         rich_help_panel="Registry",

@@ -16,7 +16,7 @@ from gateway.admin.problems import ProblemError
 from gateway.cli.registry import Doc, Publication, Report
 from gateway.cli.remote import ROOT, AdminClient, model_path
 from registry.artifacts import hash_file
-from registry.manifest import FileEntry, Manifest
+from registry.manifest import Manifest
 from registry.model_folder import ModelFolder, read_model_folder
 from registry.names import check_alias, check_name
 from registry.signing import sign
@@ -38,7 +38,10 @@ def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
     if publication.alias is not None:
         check_alias(publication.alias)
     folder = read_model_folder(publication.path)
-    manifest = _manifest(folder, publication, report)
+    manifest = folder.to_manifest(
+        publication.model, publication.lineage, report,
+        tags=publication.tags, card=publication.card, metrics=publication.metrics,
+    )  # fmt: skip
     signatures = [sign(manifest, publication.sign_key)] if publication.sign_key else []
     document = {
         "files": [asdict(file) for file in manifest.files],
@@ -63,32 +66,6 @@ def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
 def _publish(client: AdminClient, model: str, document: Doc) -> Doc:
     answer, _ = client.call("POST", f"{ROOT}{model_path(model)}/versions", document, timeout=PATIENCE_SECONDS)
     return dict(answer)
-
-
-def _manifest(folder: ModelFolder, publication: Publication, report: Report) -> Manifest:
-    total, done, entries = folder.size, 0, []
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        report("hash", done, total)
-
-    for path, place in sorted(folder.files.items()):
-        sha256, size = hash_file(place, advance)
-        entries.append(FileEntry(path, sha256, size))
-    return Manifest(
-        model=publication.model,
-        files=tuple(entries),
-        inputs=folder.model.inputs,
-        outputs=folder.model.outputs,
-        operators=folder.model.operators,
-        opset=folder.model.opset,
-        config_text=folder.config_text,
-        tags=publication.tags,
-        card=publication.card,
-        metrics=publication.metrics,
-        lineage=publication.lineage,
-    )
 
 
 def _upload(

@@ -30,7 +30,7 @@ POLL_SECONDS = 0.5
 Plan = Annotated[Path | None, typer.Option(help="YAML or JSON with the steps and guards; there is a default.")]
 Id = Annotated[str | None, typer.Option("--id", help="Another rollout of the model than the newest.")]
 JUnit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML there, with --wait.")]
-Timeout = Annotated[str | None, typer.Option(help="With --wait: inconclusive after so long, such as 30m [never].")]
+Timeout = Annotated[str | None, typer.Option(help="With --wait: inconclusive after so long, such as 30m \\[never].")]
 
 
 @rollout.command()
@@ -38,7 +38,7 @@ def start(
     name: Model,
     to: Annotated[int, typer.Option(help="The version that is to take over.", autocompletion=complete_version)],
     plan: Plan = None,
-    alias: Annotated[str | None, typer.Option(help="Moved when it is promoted [the one that serves].")] = None,
+    alias: Annotated[str | None, typer.Option(help="Moved when it is promoted \\[the one that serves].")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is decided: exit 0 promoted, 2 rolled back, "
                                        "3 inconclusive.")] = False,
     timeout: Timeout = None,

@@ -28,7 +28,9 @@ def serve(
     model_repository: Annotated[
         Path | None,
         typer.Option(
-            "--model-repository", "-m", help="Folder of <model>/<version>/model.onnx [the registry in the data folder]."
+            "--model-repository",
+            "-m",
+            help="Folder of <model>/<version>/model.onnx \\[the registry in the data folder].",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address of the inference ports [127.0.0.1].")] = None,

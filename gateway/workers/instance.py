@@ -53,10 +53,6 @@ class Instance:
         return self.description.outputs
 
     @property
-    def load_seconds(self) -> float:
-        return self.description.load_seconds
-
-    @property
     def memory_bytes(self) -> int:
         """Private resident memory when it became ready; `measure_memory` has the present."""
         return self.description.memory_bytes

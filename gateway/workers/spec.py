@@ -125,7 +125,6 @@ class Description:
     outputs: tuple[TensorSpec, ...]
     memory_bytes: int
     """Resident memory that the worker has for itself, not shared with its siblings."""
-    load_seconds: float
     timings: tuple[tuple[int, float], ...] = ()
     """(rows, seconds) of the warm-up's own measurements, smallest first: a first guess of the service time."""
 
@@ -134,7 +133,6 @@ class Description:
             "inputs": [each.to_json() for each in self.inputs],
             "outputs": [each.to_json() for each in self.outputs],
             "memory_bytes": self.memory_bytes,
-            "load_seconds": self.load_seconds,
             "timings": [list(each) for each in self.timings],
         }
 
@@ -144,7 +142,6 @@ class Description:
             tuple(TensorSpec.from_json(each) for each in value["inputs"]),
             tuple(TensorSpec.from_json(each) for each in value["outputs"]),
             int(value["memory_bytes"]),
-            float(value["load_seconds"]),
             tuple((int(rows), float(seconds)) for rows, seconds in value["timings"]),
         )
 

@@ -62,11 +62,9 @@ class Worker:
         return messages[0] if messages else None
 
     def _load(self, spec: InstanceSpec, *, warm: bool) -> tuple[Backend, Description]:
-        started = time.monotonic()
         backend = find(spec.backend, allow_any=self._allow_any_backend)(spec)
-        loaded = time.monotonic()
         timings = warm_up(backend, spec, time.monotonic) if warm else ()
-        return backend, Description(backend.inputs, backend.outputs, private_bytes(), loaded - started, timings)
+        return backend, Description(backend.inputs, backend.outputs, private_bytes(), timings)
 
     def _serve(self, backend: Backend) -> None:
         port = self._port

@@ -175,7 +175,8 @@ def test_sigterm_finishes_long_requests_that_are_under_way(start_gateway: StartG
 
 
 def test_a_second_sigterm_hurries(start_gateway: StartGateway) -> None:
-    gateway = start_gateway({"tabular": {1: models.tabular()}}, settings={"drain.delay_seconds": 600})
+    draining = {"drain.delay_seconds": 600, "drain.timeout_seconds": 700}
+    gateway = start_gateway({"tabular": {1: models.tabular()}}, settings=draining)
     gateway.terminate()
     wait_until(lambda: not gateway.is_ready())
     assert gateway.get("/v2/health/live")[0] == 200

@@ -6,11 +6,14 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from live_gateway import Gateway
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from gateway import __version__
@@ -43,6 +46,22 @@ def test_the_version_is_shown() -> None:
 def test_help_lists_the_commands() -> None:
     output = call("--help").output
     assert all(command in output for command in ("serve", "infer", "models", "doctor", "demo"))
+
+
+def leaves(command: Any) -> Iterator[Any]:
+    """Every subcommand, those of groups included."""
+    if not hasattr(command, "list_commands"):
+        yield command
+        return
+    for name in command.list_commands(None):
+        yield from leaves(command.get_command(None, name))
+
+
+def test_no_help_loses_what_stands_in_brackets() -> None:
+    parameters = [each for command in leaves(typer.main.get_command(app)) for each in command.params]
+    texts = [text for each in parameters if (text := getattr(each, "help", None))]
+    assert len(texts) > 100
+    assert [text for text in texts if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
 
 
 def test_a_failure_is_two_lines_without_a_traceback(tmp_path: Path) -> None:

@@ -86,3 +86,24 @@ def test_a_gpu_needs_its_own_engine(device: bool, provider: bool, engines: list[
     assert finding.status == status
     assert detail in finding.detail
     assert bool(finding.fix) == (status == "warning")
+
+
+def test_the_ports_are_those_that_would_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "sluice.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        file.write_text(f"http_port: {port}\n")
+        monkeypatch.setenv("SLUICE_GRPC_PORT", "0")
+        found = {finding.subject: finding for finding in command.check_ports(file)}
+    assert found["HTTP port"].detail == f"{port}: address already in use"
+    assert found["gRPC port"].status == "ok"
+
+
+def test_settings_that_do_not_do_are_told_with_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_HTP_PORT", "1")
+    (finding,) = command.check_ports()
+    assert finding.status == "missing"
+    assert "htp_port" in finding.detail
+    assert "SLUICE_HTP_PORT" in finding.fix

@@ -20,7 +20,7 @@ def plan(
     outputs: tuple[TensorSpec, ...] = (Y,),
     gpus: tuple[int, ...] = (),
 ) -> ServingPlan:
-    engine = Description(inputs, outputs, 0, 0.0)
+    engine = Description(inputs, outputs, 0)
     return draw(complete(parse(text, "m"), "m", engine, Defaults(16, gpus)), engine, folder)
 
 

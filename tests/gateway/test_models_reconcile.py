@@ -33,6 +33,16 @@ def test_the_latest_version_is_loaded_and_then_ready(house: House):
     assert house.decide() == []
 
 
+def test_the_time_of_a_load_is_from_its_start_to_ready_and_stays(house: House):
+    house.reconciler.observe(snapshot(m=[1]))
+    house.decide()
+    assert [row.load_seconds for row in house.reconciler.index()] == [0.0]
+    house.now += 2.5
+    house.reconciler.loaded(house.loading(1), "digest", house.now)
+    house.reconciler.died(house.in_state(1, State.READY), "killed", house.now + 1)
+    assert [row.load_seconds for row in house.reconciler.index()] == [2.5]
+
+
 def test_at_first_a_model_is_ready_when_all_its_versions_have_come_out(house: House):
     house.reconciler.observe(snapshot(m=listing("m", [1, 2, 3], "version_policy { all {} }")))
     house.load(3)

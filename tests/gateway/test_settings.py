@@ -179,6 +179,14 @@ def test_a_certificate_needs_its_key_and_mutual_tls_needs_authorities(tmp_path: 
     assert (error.key, "there is no file" in error.reason) == ("tls.client_ca_file", True)
 
 
+def test_draining_has_time_left_after_its_delay() -> None:
+    error = refused(drain__delay_seconds="30s", drain__timeout_seconds="30s")
+    assert error.key == "drain.timeout_seconds"
+    assert "delay_seconds" in error.reason
+    assert load(flags={"drain.delay_seconds": "5s"}).drain.delay_seconds == 5
+    assert load(flags={"drain.timeout_seconds": 0}).drain.timeout_seconds == 0
+
+
 def test_start_models_need_explicit_control() -> None:
     assert refused(models__load_on_start="a").key == "models.load_on_start"
 

@@ -139,7 +139,7 @@ def test_a_spec_survives_the_way_to_a_worker(spec: InstanceSpec) -> None:
 
 def test_a_description_survives_the_way_back() -> None:
     tensor = TensorSpec("x", "FP32", (-1, 3))
-    description = Description((tensor,), (tensor, tensor), 12345, 0.25, ((1, 0.5), (8, 0.75)))
+    description = Description((tensor,), (tensor, tensor), 12345, ((1, 0.5), (8, 0.75)))
     assert Description.from_json(description.to_json()) == description
 
 

@@ -181,7 +181,7 @@ class TestLocal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         path, sha256 = write(b"weights")
-        for step in ("_write", "_sync_folder"):
+        for step in ("_write", "sync_folder"):
             with monkeypatch.context() as patch:
                 patch.setattr(registry.artifacts, step, full)
                 with pytest.raises(StoreUnavailable, match="No space left"):
