@@ -81,7 +81,7 @@ sanitize: $(STAMPS)/dev $(STAMPS)/test-packages native $(BIN)/promtool ## the te
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" "$(CURDIR)/$(SANITIZE)" \
 	  >"$$($(SANITIZE)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sanitized.pth"
 	@$(SANITIZE_ENV) $(SANITIZE)/venv/bin/python -c 'import kernels.wire as m; assert "$(SANITIZE)" in m.__file__, m.__file__'
-	@$(SANITIZE_ENV) $(SANITIZE)/venv/bin/python -m pytest -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+	@$(SANITIZE_ENV) $(SANITIZE)/venv/bin/python -m pytest -p no:cacheprovider -n $(JOBS) --dist loadfile --no-loadscope-reorder $(SANITIZE_TESTS) $(ARGS)
 
 .PHONY: fuzz
 fuzz: SECONDS := 600
