@@ -151,6 +151,7 @@ ROLLOUTS_PURE = tuple(
         "plan",
         "plan_reader",
         "plan_writer",
+        "readiness",
         "status",
         "steps",
         "tally",

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from gateway.admin.problems import ProblemError
 from gateway.models_ports import Clock
-from gateway.rollouts.actions import Decision, Measured, Query
+from gateway.rollouts.actions import Decision, Facts, Measured, Query
 from gateway.rollouts.applied import Applied
 from gateway.rollouts.changes import change_of, is_gone_back
 from gateway.rollouts.documents import Doc, to_document, to_seen
@@ -84,8 +84,8 @@ class RolloutController:
         self.replica = ""
         # Rollouts under way, by id; one that is over stays until the catalog says so too.
         self._followers: dict[str, Follower] = {}
-        # What was written down last of each, so that the same is not written again.
-        self._shared: dict[str, Evidence] = {}
+        # What was written down last of each, so that the same is not written again; None: nothing since the start.
+        self._shared: dict[str, tuple[Evidence, Doc] | None] = {}
         self._labels = Labels()
         self._measuring = Measuring(prometheus, self._measured)
         # Whoever has it leads: a look, or a measurement that has come. Neither sees the other's half of a change.
@@ -192,7 +192,7 @@ class RolloutController:
         mine = (await self._store(lambda store: store.evidence([id])))[id].get(self.replica)
         before = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
         follower.recall(before)
-        self._shared[id] = before
+        self._shared[id] = None
 
     async def _get(self, follower: Follower) -> RolloutRow | None:
         """What the catalog says; None when it has lost the rollout, to an older copy that was put in its place. Nobody
@@ -223,15 +223,17 @@ class RolloutController:
             await self._write_down(follower)
         if ids := list(self._followers):
             for id, seen in (await self._store(lambda store: store.evidence(ids))).items():
-                self._followers[id].hear(one for replica, one in seen.items() if replica != self.replica)
+                others = {replica: one for replica, one in seen.items() if replica != self.replica}
+                self._followers[id].hear(others, self._clock.now())
 
     async def _write_down(self, follower: Follower) -> None:
         self._applied.count(follower)
         id, evidence = follower.row.id, follower.tally.evidence
-        if evidence != self._shared[id]:
-            seen = to_seen(evidence, self._applied.latencies(follower))
+        readiness = follower.readiness.say(self._applied.facts(follower))
+        if (evidence, readiness) != self._shared[id]:
+            seen = to_seen(evidence, self._applied.latencies(follower), readiness)
             await self._store(lambda store: store.put_evidence(id, self.replica, seen))
-            self._shared[id] = evidence
+            self._shared[id] = evidence, readiness
 
     # Deciding
 
@@ -277,7 +279,12 @@ class RolloutController:
             return
         if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
             follower.freeze(found)
-        await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
+        await self._carry_out(follower, follower.look(self._facts(follower), self._clock.now()))
+
+    def _facts(self, follower: Follower) -> Facts:
+        """Of all gateways until the promotion, so that none is left behind; of this one afterwards."""
+        mine, patience = self._applied.facts(follower), self._settings.lease_seconds
+        return mine if follower.status.is_promoted else follower.readiness.together(mine, self._clock.now(), patience)
 
     async def _unasked_end(self, follower: Follower) -> Decision | None:
         """What others have done to the alias or the versions may leave nothing to be decided."""
@@ -376,8 +383,8 @@ class RolloutController:
         try:
             async with self._leading:
                 if follower.is_leading and not follower.is_over:
-                    facts, now = self._applied.facts(follower), self._clock.now()
-                    await self._carry_out(follower, follower.look(facts, now, measured=measured))
+                    decision = follower.look(self._facts(follower), self._clock.now(), measured=measured)
+                    await self._carry_out(follower, decision)
         except SourceUnavailable as error:
             self._lost(error)
 
@@ -420,7 +427,7 @@ class RolloutController:
             self._take_back(follower, decision, actor, "abort")
             await self._remember()
             await self._until(lambda: id not in self._followers, RECORD_SECONDS)
-        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {})})
+        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {}, {})})
 
     async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
         """Counts labels as evidence; how many of them count. CatalogUnavailable: when they were served is not known."""

@@ -55,9 +55,13 @@ def to_document(row: RolloutRow, seen: Mapping[str, Mapping[str, Any]]) -> Doc:
     }
 
 
-def to_seen(evidence: Evidence, latencies: Mapping[str, tuple[float | None, float | None]]) -> Doc:
-    """What a replica writes down: its evidence, and for people the median and p99 of `stable` and `canary` lately."""
-    return {"evidence": evidence.to_plain(), "latencies": {arm: list(pair) for arm, pair in latencies.items()}}
+def to_seen(
+    evidence: Evidence, latencies: Mapping[str, tuple[float | None, float | None]], readiness: Mapping[str, Any]
+) -> Doc:
+    """What a replica writes down: its evidence, whether the canary is ready there, and for people the median and p99 of
+    `stable` and `canary` lately."""
+    pairs = {arm: list(pair) for arm, pair in latencies.items()}
+    return {"evidence": evidence.to_plain(), "latencies": pairs, "readiness": dict(readiness)}
 
 
 def evidence_of(seen: Iterable[Mapping[str, Any]]) -> Iterable[Evidence]:

@@ -18,6 +18,7 @@ from gateway.rollouts.guards import Verdict, judge
 from gateway.rollouts.machine import decide, route
 from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
+from gateway.rollouts.readiness import Readiness
 from gateway.rollouts.status import State, Status
 from gateway.rollouts.tally import Tally
 from registry.rollouts import Change, RolloutRow
@@ -49,6 +50,7 @@ class Follower:
         self.tally = Tally(self.plan.guards.absolute)
         # What the other replicas have seen, as they wrote it down last.
         self._others: tuple[Evidence, ...] = ()
+        self.readiness = Readiness()
         self.owed: Owed | None = None
         self.is_leading = False
 
@@ -114,9 +116,11 @@ class Follower:
         """Adds what this gateway had seen before it was started again."""
         self.tally = Tally(self.plan.guards.absolute, before + self.tally.evidence)
 
-    def hear(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """What the other replicas have seen, by `documents.to_seen`."""
-        self._others = tuple(evidence_of(others))
+    def hear(self, others: Mapping[str, Mapping[str, Any]], now: float) -> None:
+        """What the other replicas have written down, by `documents.to_seen`."""
+        self._others = tuple(evidence_of(others.values()))
+        # A gateway of an earlier release says nothing of it.
+        self.readiness.hear({name: one["readiness"] for name, one in others.items() if "readiness" in one}, now)
 
     def count(self, canary: int, stable: int, weight: float) -> None:
         """Further requests that were routed under this weight."""
