@@ -38,7 +38,7 @@ from registry.audit import GENESIS
 from registry.errors import CatalogTooNew, CatalogUnavailable
 from registry.redaction import redact
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 WAIT_SECONDS = 10
 """How long a writer waits for others before it gives up."""
 ANSWER_SECONDS = 4.0 * WAIT_SECONDS
@@ -183,6 +183,16 @@ rollout_evidence = Table(
     ForeignKeyConstraint(["rollout"], ["rollouts.id"]),
 )
 """What each replica has seen: each writes its own row alone, so nobody waits for anybody."""
+
+rollout_labels = Table(
+    "rollout_labels",
+    metadata,
+    Column("rollout", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    ForeignKeyConstraint(["rollout"], ["rollouts.id"]),
+)
+"""Whose answers were found wrong already, for as long as the rollout is under way: each is evidence once, whichever
+replica is told, and again after a restart."""
 
 
 class Database:

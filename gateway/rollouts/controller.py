@@ -34,7 +34,7 @@ from gateway.rollouts.prometheus import Prometheus
 from gateway.rollouts.remembering import from_memory, to_memory
 from gateway.rollouts.service import RolloutService
 from gateway.rollouts.status import State
-from gateway.rollouts.telling import tell
+from gateway.rollouts.telling import sample_of, tell
 from gateway.settings import RolloutsSettings
 from kernels.rollout import ArmEvents
 from registry.catalog import Catalog
@@ -434,12 +434,18 @@ class RolloutController:
         follower = next((one for one in self._followers.values() if one.row.model == model), None)
         if follower is None:
             return 0
-        id = follower.row.id
-        timeline = Timeline(await self._store(lambda store: store.history(id)))
-        counted, events = self._labels.take(follower.row, timeline, labels, self._epoch())
+        row = follower.row
+        timeline = Timeline(await self._store(lambda store: store.history(row.id)))
+        found = self._labels.sort_out(row, timeline, labels, self._epoch())
+        wrong = [one.request_id for one in found if one.event is not None]
+        new = await self._store(lambda store: store.take_labels(row.id, wrong))
+        counted, events = self._labels.take(row, found, new)
         follower.see(events)
         self._guard(follower)
         self._wake.set()
+        async with self._leading:
+            if row.id in self._shared:
+                await self._write_down(follower)  # what is taken must not be lost
         return counted
 
     async def _until(self, is_true: Callable[[], bool], seconds: float) -> None:
@@ -454,18 +460,7 @@ class RolloutController:
         return tuple(state.value for state in State)
 
     def samples(self) -> list[RolloutSample]:
-        return [
-            RolloutSample(
-                follower.row.model,
-                str(follower.row.canary),
-                follower.status.state.value,
-                follower.status.weight,
-                {guard.name: guard.e_value for guard in follower.verdict.guards},
-                follower.is_leading,
-                self._applied.shadow(follower),
-            )
-            for follower in self._followers.values()
-        ]
+        return [sample_of(follower, self._applied.shadow(follower)) for follower in self._followers.values()]
 
     # Words
 

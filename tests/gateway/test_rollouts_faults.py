@@ -13,6 +13,7 @@ from manifests import manifest
 from rollout_house import MODEL, PLAN, Gateway, House
 from sqlalchemy import create_engine, text
 
+from gateway.rollouts.feedback import Label
 from gateway.rollouts.journal import Journal
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
@@ -194,6 +195,45 @@ class TestQueued:
         house.turn(3)
         assert [one["id"] for one in house.service.of_model(MODEL)] == [first]
         assert caplog.text.count("cannot begin") == 1
+
+
+class TestLabels:
+    PLAN = PLAN | {"guards": {"labels": {}}}
+    WRONG = tuple(Label(str(number), 2, False, None) for number in range(3))
+
+    def give(self, gateway: Gateway) -> int:
+        return asyncio.run(gateway.controller.give_feedback(MODEL, self.WRONG))
+
+    def wrong(self, house: House, id: str) -> int:
+        (guard,) = [guard for guard in house.service.get(id)["guards"] if guard["name"] == "labels"]
+        return int(guard["canary_events"])
+
+    def test_that_two_gateways_are_told_of_count_once(self, tmp_path: Path) -> None:
+        house = House(tmp_path / "two", gateways=2)
+        id = house.begin(2, self.PLAN)
+        house.serve(8)
+        assert [self.give(gateway) for gateway in house.gateways] == [3, 0]
+        house.turn(2)
+        assert self.wrong(house, id) == 3
+        house.close()
+
+    def test_that_were_counted_are_in_the_catalog_and_do_not_count_again_after_a_crash(self, house: House) -> None:
+        id = house.begin(2, self.PLAN)
+        house.serve(8)
+        assert self.give(house.gateway) == 3
+        house.gateway.crash()
+        house.turn(3)
+        assert self.give(house.gateway) == 0
+        assert self.wrong(house, id) == 3
+
+    def test_count_when_they_are_told_again_after_the_catalog_was_away(self, house: House) -> None:
+        house.begin(2, self.PLAN)
+        house.serve(8)
+        house.is_down = True
+        with pytest.raises(CatalogUnavailable):
+            self.give(house.gateway)
+        house.is_down = False
+        assert self.give(house.gateway) == 3
 
 
 class TestProposalUnderWay:

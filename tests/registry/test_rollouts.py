@@ -276,6 +276,31 @@ def test_changes_stay_unannounced_until_somebody_says_otherwise_also_when_the_ro
     assert catalog.rollouts.unannounced() == []
 
 
+class TestLabels:
+    def test_are_taken_once_whoever_is_told(self, catalog: Catalog) -> None:
+        row = begin(catalog)
+        assert catalog.rollouts.take_labels(row.id, ["a", "b"]) == {"a", "b"}
+        assert catalog.rollouts.take_labels(row.id, ["b", "c", "c"]) == {"c"}
+        assert catalog.rollouts.take_labels(row.id, []) == frozenset()
+
+    def test_are_taken_once_by_many_at_the_same_time(self, catalog: Catalog) -> None:
+        row = begin(catalog)
+        ids = [str(number) for number in range(50)]
+        with ThreadPoolExecutor(6) as pool:
+            taken = list(pool.map(lambda _: catalog.rollouts.take_labels(row.id, ids), range(6)))
+        assert sum(map(len, taken)) == 50
+
+    def test_of_what_is_over_are_not_taken_and_forgotten(self, catalog: Catalog, database_url: str) -> None:
+        row = begin(catalog)
+        catalog.rollouts.take_labels(row.id, ["a"])
+        catalog.rollouts.change(row.id, 1, ROLLBACK, "ann")
+        assert catalog.rollouts.take_labels(row.id, ["b"]) == frozenset()
+        engine = create_engine(database_url)
+        with engine.begin() as connection:
+            assert connection.execute(text("SELECT count(*) FROM rollout_labels")).scalar() == 0
+        engine.dispose()
+
+
 def test_each_replica_has_its_own_evidence(catalog: Catalog) -> None:
     row = begin(catalog)
     catalog.rollouts.put_evidence(row.id, "a", {"failed": 1})
