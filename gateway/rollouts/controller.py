@@ -26,7 +26,7 @@ from gateway.rollouts.errors import InvalidPlan
 from gateway.rollouts.evidence import Event, Evidence
 from gateway.rollouts.feedback import Label, Labels, Timeline
 from gateway.rollouts.follower import Follower, Owed
-from gateway.rollouts.journal import Journal, Remembered
+from gateway.rollouts.journal import Journal, JournalDamaged, Remembered
 from gateway.rollouts.measuring import Measuring
 from gateway.rollouts.metrics import RolloutSample
 from gateway.rollouts.ports import InThread
@@ -34,7 +34,7 @@ from gateway.rollouts.prometheus import Prometheus
 from gateway.rollouts.remembering import from_memory, to_memory
 from gateway.rollouts.service import RolloutService
 from gateway.rollouts.status import State
-from gateway.rollouts.telling import sample_of, tell
+from gateway.rollouts.telling import complain, sample_of, tell
 from gateway.settings import RolloutsSettings
 from kernels.rollout import ArmEvents
 from registry.catalog import Catalog
@@ -103,7 +103,10 @@ class RolloutController:
         """Takes over where this gateway was, before any model is loaded. OSError or JournalDamaged."""
         remembered = await self._thread(self._journal.load)
         self.replica = remembered.replica
-        self._followers = {id: from_memory(memory) for id, memory in remembered.rollouts.items()}
+        try:
+            self._followers = {id: from_memory(memory) for id, memory in remembered.rollouts.items()}
+        except (InvalidPlan, KeyError, TypeError, ValueError) as error:
+            raise JournalDamaged(f"what it remembers of a rollout makes no sense to this release: {error!r}") from error
         self._applied.pins.update(remembered.pins)
         self._applied.apply(self._followers.values())
         self._applied.listen(self._on_events)
@@ -182,8 +185,7 @@ class RolloutController:
     def _leave_alone(self, row: RolloutRow, error: Exception) -> None:
         """What another release has written stays here as it was last understood; the others go on."""
         if row.id not in self._unreadable:
-            fields = {"action": "rollout-unreadable", "rollout": row.id, "model": row.model, "reason": repr(error)}
-            _log.error("a rollout makes no sense to this release", extra=fields)
+            complain(row, "rollout-unreadable", "a rollout makes no sense to this release", reason=repr(error))
         self._unreadable.add(row.id)
 
     async def _recall(self, follower: Follower) -> None:
@@ -200,8 +202,7 @@ class RolloutController:
         try:
             return await self._store(lambda store: store.get(follower.row.id))
         except NotFound:
-            fields = {"action": "rollout-lost", "rollout": follower.row.id, "model": follower.row.model}
-            _log.error("the catalog does not know the rollout any more", extra=fields)
+            complain(follower.row, "rollout-lost", "the catalog does not know the rollout any more")
             self._forget(follower)
             return None
 
@@ -348,22 +349,29 @@ class RolloutController:
         if row.id in self._shared:
             await self._write_down(follower)  # what it was decided on
         try:
-            written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
+            written = await self._store(lambda store: store.change(row.id, owed.generation, owed.change, owed.actor))
         except RolloutChanged:
             if (now := await self._get(follower)) is not None:
-                follower.adopt(now)
-                follower.owe_again(self._clock.now())
+                self._decide_again(follower, now)
             return
         except VersionRejected as error:
             await self._stay(follower, error)
             return
         follower.adopt(written)
 
+    def _decide_again(self, follower: Follower, row: RolloutRow) -> None:
+        """The catalog has gone on: what is owed is owed for that, if it is not over."""
+        is_late = follower.owed is not None and not row.is_active and row.state == State.PROMOTED.value
+        follower.adopt(row)
+        follower.owe_again(self._clock.now())
+        if is_late:
+            complain(row, "rollback-too-late", "taken back here when the promotion was over elsewhere: it serves on")
+
     async def _stay(self, follower: Follower, error: VersionRejected) -> None:
         """The version that it would go back to was rejected after the promotion: then there is no way back."""
         follower.owed = None
         reason = f"version {error.version} was rejected: there is nothing to go back to"
-        _log.error("a rollback came too late", extra={"action": "rollback-impossible", "rollout": follower.row.id})
+        complain(follower.row, "rollback-impossible", "a rollback came too late", reason=reason)
         await self._write(follower, follower.complete(ACTOR, reason, self._clock.now()))
 
     async def _begin_next(self, follower: Follower) -> None:
@@ -376,8 +384,7 @@ class RolloutController:
         except SourceUnavailable:
             raise
         except (ProblemError, RegistryError) as error:  # it has come to serve some other way, or was rejected by now
-            fields = {"action": "queued-rollout-refused", "model": row.model, "reason": str(error)}
-            _log.warning("the rollout that was next cannot begin", extra=fields)
+            complain(row, "queued-rollout-refused", "the rollout that was next cannot begin", reason=str(error))
 
     async def _measured(self, follower: Follower, measured: Measured) -> None:
         try:

@@ -37,6 +37,8 @@ class Owed:
     reason: str
     """What to abort with, when the catalog has gone on meanwhile."""
     change: Change
+    generation: int
+    """What the rollout was when this was decided: it fits no other."""
 
 
 class Follower:
@@ -166,7 +168,8 @@ class Follower:
     def owe(self, decision: Decision, actor: str, action: str = "", reason: str = "") -> None:
         """From here on the decision is in force here, whatever the catalog says, until it says so too."""
         change = change_of(self.row, decision, action)
-        self.owed = Owed(decision.status, change.action, actor, reason or decision.status.reason, change)
+        reason = reason or decision.status.reason
+        self.owed = Owed(decision.status, change.action, actor, reason, change, self.row.generation)
 
     def owe_again(self, now: float) -> None:
         """What is owed, decided anew on what the catalog says by now; nothing when there is nothing left to undo."""

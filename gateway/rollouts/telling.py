@@ -11,6 +11,7 @@ from gateway.rollouts.changes import is_gone_back
 from gateway.rollouts.follower import Follower
 from gateway.rollouts.metrics import RolloutSample
 from gateway.shadows import ShadowCounts
+from registry.rollouts import RolloutRow
 
 _log = logging.getLogger("sluice.rollouts")
 
@@ -41,6 +42,12 @@ def tell(follower: Follower, decision: Decision) -> None:
     }
     level = logging.WARNING if is_gone_back(status) else logging.INFO
     _log.log(level, status.reason or status.state.value, extra=fields)
+
+
+def complain(row: RolloutRow, action: str, text: str, **fields: str) -> None:
+    """Of what somebody should look into."""
+    names = {"action": action, "rollout": row.id, "model": row.model, "version": str(row.canary)}
+    _log.error(text, extra=names | fields)
 
 
 def sample_of(follower: Follower, shadow: ShadowCounts | None) -> RolloutSample:

@@ -14,7 +14,7 @@ from rollout_house import MODEL, PLAN, Gateway, House
 from sqlalchemy import create_engine, text
 
 from gateway.rollouts.feedback import Label
-from gateway.rollouts.journal import Journal
+from gateway.rollouts.journal import Journal, JournalDamaged
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.service import RolloutService
@@ -22,7 +22,7 @@ from gateway.settings import RolloutsSettings
 from registry.catalog import Catalog
 from registry.errors import CatalogUnavailable
 from registry.policies import ModelPolicy
-from registry.rollouts import RolloutStore
+from registry.rollouts import RolloutRow, RolloutStore
 
 QUEUE = PLAN | {"onNewTarget": "queue"}
 QUICK = {"strategy": "allAtOnce", "terminationWait": "7s"}
@@ -70,6 +70,47 @@ def test_a_rollback_is_remembered_before_the_catalog_is_told(house: House, monke
     house.gateway.crash()
     house.gateway.models.load({1, 2})
     assert house.gateway.plane.weight == 0.0
+
+
+def test_a_rollback_decided_while_the_promotion_is_read_puts_the_alias_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = house.begin()
+    house.serve(2)
+    house.service.command(id, "promote", None, "sure")
+    real = RolloutStore.active
+
+    def active(store: RolloutStore) -> list[RolloutRow]:
+        rows = real(store)
+        house.gateway.plane.traffic(10, failed=5)
+        return rows
+
+    monkeypatch.setattr(RolloutStore, "active", active)
+    house.gateway.turn()
+    monkeypatch.undo()
+    house.turn(2)
+    assert (house.state(id), house.champion) == ("rolled_back", 1)
+    assert house.gateway.models.ready == {1}
+
+
+def test_an_abort_that_comes_after_the_end_elsewhere_is_told(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    id = house.begin(plan=PLAN | {"terminationWait": "0s"})
+    house.serve(2)
+    house.gateway.is_partitioned = True
+    house.gateway.abort(id)
+    house.service.command(id, "promote", None, "sure")
+    house.gateway.is_partitioned = False
+    house.turn(2)
+    assert (house.state(id), house.champion) == ("promoted", 2)
+    assert "promotion was over elsewhere" in caplog.text
+
+
+def test_a_journal_of_another_release_is_named(house: House) -> None:
+    house.begin()
+    file = house.folder / house.gateway.name / "rollouts.json"
+    file.write_text(file.read_text().replace('"setWeight"', '"setWait"'))
+    with pytest.raises(JournalDamaged, match="setWait"):
+        house.gateway.crash()
 
 
 def test_with_a_full_disk_an_abort_is_in_force_and_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
