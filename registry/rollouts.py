@@ -271,7 +271,9 @@ class RolloutStore:
 
     def _taking(self, connection: Connection, id: str, replica: str, seconds: float) -> Update:
         now = self._database.now(connection, self._clock)
-        is_free = rollouts.c.leader.in_(["", replica]) | (rollouts.c.lease_until < now)
+        # A lease that lasts longer than a new one would was taken before the clock was put back.
+        is_over = (rollouts.c.lease_until < now) | (rollouts.c.lease_until > now + seconds)
+        is_free = rollouts.c.leader.in_(["", replica]) | is_over
         return update(rollouts).where(rollouts.c.id == id, is_free).values(leader=replica, lease_until=now + seconds)
 
     def release(self, replica: str) -> None:

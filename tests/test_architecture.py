@@ -156,6 +156,7 @@ ROLLOUTS_PURE = tuple(
         "steps",
         "tally",
         "transitions",
+        "units",
     )
 )
 ROLLOUTS_FOLLOWED = tuple(

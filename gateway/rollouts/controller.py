@@ -79,8 +79,7 @@ class RolloutController:
         epoch: Callable[[], float] = time.time,
     ) -> None:
         self._open_catalog, self._applied, self._journal = open_catalog, applied, journal
-        self._thread, self._settings = thread, settings
-        self._clock, self._epoch = clock, epoch
+        self._thread, self._settings, self._clock, self._epoch = thread, settings, clock, epoch
         self.replica = ""
         # Rollouts under way, by id; one that is over stays until the catalog says so too.
         self._followers: dict[str, Follower] = {}

@@ -243,6 +243,17 @@ class TestLeases:
         assert not self.lead(catalog, row, "a")
         assert catalog.rollouts.get(row.id).leader == "b"
 
+    def test_end_though_the_clock_was_put_back(self, tmp_path: Path) -> None:
+        now = [2e9]
+        with closing(Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=lambda: now[0])) as catalog:
+            for words in ("one", "two"):
+                catalog.add_version(manifest(words), "ann")
+            row = begin(catalog)
+            assert self.lead(catalog, row, "a", seconds=5.0)
+            now[0] -= 3600
+            assert self.lead(catalog, row, "b", seconds=5.0)
+            assert not self.lead(catalog, row, "a", seconds=5.0)
+
     def test_that_are_given_up_are_free_at_once(self, catalog: Catalog, row: RolloutRow) -> None:
         assert self.lead(catalog, row, "a")
         catalog.rollouts.release("a")
