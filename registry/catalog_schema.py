@@ -182,6 +182,16 @@ rollout_evidence = Table(
 )
 """What each replica has seen: each writes its own row alone, so nobody waits for anybody."""
 
+rollout_labels = Table(
+    "rollout_labels",
+    metadata,
+    Column("rollout", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    ForeignKeyConstraint(["rollout"], ["rollouts.id"]),
+)
+"""Whose answers were found wrong already, for as long as the rollout is under way: each is evidence once, whichever
+replica is told, and again after a restart."""
+
 
 class Database:
     """An engine whose transactions either only read, one snapshot, or write, one after the other.

@@ -14,7 +14,7 @@ from registry.errors import CatalogTooNew, CatalogUnavailable
 from registry.policies import ModelPolicy
 from registry.redaction import redact
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the tables that this release knows."""
 WAIT_SECONDS = 10
 """How long anybody waits for those who write before they give up."""

@@ -11,13 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Update, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, delete, func, insert, select, update
 
 from registry.audit import AuditEntry
 from registry.catalog_log import AuditLog, entry_of
 from registry.catalog_moves import move
 from registry.catalog_rows import RolloutBrief, rollout_target, version_target
-from registry.catalog_schema import Database, aliases, audit, models, rollout_evidence, rollouts, versions
+from registry.catalog_schema import (
+    Database,
+    aliases,
+    audit,
+    models,
+    rollout_evidence,
+    rollout_labels,
+    rollouts,
+    versions,
+)
 from registry.errors import AliasConflict, NotFound, RequestKeyReused, RolloutChanged, RolloutUnderWay, VersionRejected
 from registry.manifest import canonical_json
 from registry.names import check_alias
@@ -213,6 +222,8 @@ class RolloutStore:
             after = {"state": change.state, "generation": expected + 1, "is_active": change.is_active, **change.facts}
             action = f"rollout.{change.action}"
             self._log.append(connection, actor, action, rollout_target(id), before, after, change.reason)
+            if not change.is_active:
+                connection.execute(delete(rollout_labels).where(rollout_labels.c.rollout == id))
             return _get(connection, id)
 
     def _end_alias(self, connection: Connection, row: RolloutRow, change: Change, actor: str) -> dict[str, Any]:
@@ -260,7 +271,9 @@ class RolloutStore:
 
     def _taking(self, connection: Connection, id: str, replica: str, seconds: float) -> Update:
         now = self._database.now(connection, self._clock)
-        is_free = rollouts.c.leader.in_(["", replica]) | (rollouts.c.lease_until < now)
+        # A lease that lasts longer than a new one would was taken before the clock was put back.
+        is_over = (rollouts.c.lease_until < now) | (rollouts.c.lease_until > now + seconds)
+        is_free = rollouts.c.leader.in_(["", replica]) | is_over
         return update(rollouts).where(rollouts.c.id == id, is_free).values(leader=replica, lease_until=now + seconds)
 
     def release(self, replica: str) -> None:
@@ -276,6 +289,23 @@ class RolloutStore:
             found = connection.execute(update(rollout_evidence).filter_by(**key).values(evidence=text))
             if found.rowcount == 0:
                 connection.execute(insert(rollout_evidence).values(evidence=text, **key))
+
+    def take_labels(self, id: str, request_ids: list[str]) -> frozenset[str]:
+        """Those that nobody has taken before, for this rollout; none when it is over. They are taken now."""
+        wanted = set(request_ids)
+        if not wanted:
+            return frozenset()
+        with self._database.noting() as connection:
+            # One after the other, by the lock on the rollout.
+            of = select(rollouts.c.is_active).where(rollouts.c.id == id).with_for_update()
+            if not connection.execute(of).scalar():
+                return frozenset()
+            known = select(rollout_labels.c.request_id).where(rollout_labels.c.rollout == id)
+            wanted -= set(connection.execute(known.where(rollout_labels.c.request_id.in_(wanted))).scalars())
+            if wanted:
+                rows = [{"rollout": id, "request_id": request_id} for request_id in sorted(wanted)]
+                connection.execute(insert(rollout_labels), rows)
+        return frozenset(wanted)
 
     def evidence(self, ids: list[str]) -> dict[str, dict[str, Doc]]:
         """What the replicas have seen, by rollout and replica."""

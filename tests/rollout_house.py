@@ -131,6 +131,7 @@ class FakeModels:
     def __init__(self) -> None:
         self.ready: set[int] = set()
         self.unloading: set[int] = set()
+        self.slow: set[int] = set()
         self.failing: dict[int, str] = {}
         self._listeners: list[Callable[[], None]] = []
 
@@ -147,7 +148,7 @@ class FakeModels:
         return lambda: self._listeners.remove(listener)
 
     def load(self, versions: set[int]) -> None:
-        wanted = versions - self.failing.keys()
+        wanted = versions - self.failing.keys() - self.slow
         if wanted != self.ready:
             self.ready, self.unloading = wanted, self.ready - wanted
             self._tell()

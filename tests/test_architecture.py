@@ -151,11 +151,13 @@ ROLLOUTS_PURE = tuple(
         "plan",
         "plan_reader",
         "plan_writer",
+        "readiness",
         "status",
         "steps",
         "tally",
         "tolerances",
         "transitions",
+        "units",
     )
 )
 ROLLOUTS_FOLLOWED = tuple(

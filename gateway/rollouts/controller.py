@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from gateway.admin.problems import ProblemError
 from gateway.models_ports import Clock
-from gateway.rollouts.actions import Decision, Measured, Query
+from gateway.rollouts.actions import Decision, Facts, Measured, Query
 from gateway.rollouts.applied import Applied
 from gateway.rollouts.changes import change_of, is_gone_back
 from gateway.rollouts.documents import Doc, to_document, to_seen
@@ -26,7 +26,7 @@ from gateway.rollouts.errors import InvalidPlan
 from gateway.rollouts.evidence import Event, Evidence
 from gateway.rollouts.feedback import Label, Labels, Timeline
 from gateway.rollouts.follower import Follower, Owed
-from gateway.rollouts.journal import Journal, Remembered
+from gateway.rollouts.journal import Journal, JournalDamaged, Remembered
 from gateway.rollouts.measuring import Measuring
 from gateway.rollouts.metrics import RolloutSample
 from gateway.rollouts.ports import InThread
@@ -34,7 +34,7 @@ from gateway.rollouts.prometheus import Prometheus
 from gateway.rollouts.remembering import from_memory, to_memory
 from gateway.rollouts.service import RolloutService
 from gateway.rollouts.status import State
-from gateway.rollouts.telling import tell
+from gateway.rollouts.telling import complain, sample_of, tell
 from gateway.settings import RolloutsSettings
 from kernels.rollout import ArmEvents
 from registry.catalog import Catalog
@@ -79,13 +79,12 @@ class RolloutController:
         epoch: Callable[[], float] = time.time,
     ) -> None:
         self._open_catalog, self._applied, self._journal = open_catalog, applied, journal
-        self._thread, self._settings = thread, settings
-        self._clock, self._epoch = clock, epoch
+        self._thread, self._settings, self._clock, self._epoch = thread, settings, clock, epoch
         self.replica = ""
         # Rollouts under way, by id; one that is over stays until the catalog says so too.
         self._followers: dict[str, Follower] = {}
-        # What was written down last of each, so that the same is not written again.
-        self._shared: dict[str, Evidence] = {}
+        # What was written down last of each, so that the same is not written again; None: nothing since the start.
+        self._shared: dict[str, tuple[Evidence, Doc] | None] = {}
         self._labels = Labels()
         self._measuring = Measuring(prometheus, self._measured)
         # Whoever has it leads: a look, or a measurement that has come. Neither sees the other's half of a change.
@@ -103,7 +102,10 @@ class RolloutController:
         """Takes over where this gateway was, before any model is loaded. OSError or JournalDamaged."""
         remembered = await self._thread(self._journal.load)
         self.replica = remembered.replica
-        self._followers = {id: from_memory(memory) for id, memory in remembered.rollouts.items()}
+        try:
+            self._followers = {id: from_memory(memory) for id, memory in remembered.rollouts.items()}
+        except (InvalidPlan, KeyError, TypeError, ValueError) as error:
+            raise JournalDamaged(f"what it remembers of a rollout makes no sense to this release: {error!r}") from error
         self._applied.pins.update(remembered.pins)
         self._applied.apply(self._followers.values())
         self._applied.listen(self._on_events)
@@ -182,8 +184,7 @@ class RolloutController:
     def _leave_alone(self, row: RolloutRow, error: Exception) -> None:
         """What another release has written stays here as it was last understood; the others go on."""
         if row.id not in self._unreadable:
-            fields = {"action": "rollout-unreadable", "rollout": row.id, "model": row.model, "reason": repr(error)}
-            _log.error("a rollout makes no sense to this release", extra=fields)
+            complain(row, "rollout-unreadable", "a rollout makes no sense to this release", reason=repr(error))
         self._unreadable.add(row.id)
 
     async def _recall(self, follower: Follower) -> None:
@@ -192,7 +193,7 @@ class RolloutController:
         mine = (await self._store(lambda store: store.evidence([id])))[id].get(self.replica)
         if mine:
             follower.recall(mine)
-        self._shared[id] = Evidence.from_plain(mine["evidence"]) if mine else Evidence()
+        self._shared[id] = None
 
     async def _get(self, follower: Follower) -> RolloutRow | None:
         """What the catalog says; None when it has lost the rollout, to an older copy that was put in its place. Nobody
@@ -200,8 +201,7 @@ class RolloutController:
         try:
             return await self._store(lambda store: store.get(follower.row.id))
         except NotFound:
-            fields = {"action": "rollout-lost", "rollout": follower.row.id, "model": follower.row.model}
-            _log.error("the catalog does not know the rollout any more", extra=fields)
+            complain(follower.row, "rollout-lost", "the catalog does not know the rollout any more")
             self._forget(follower)
             return None
 
@@ -223,15 +223,17 @@ class RolloutController:
             await self._write_down(follower)
         if ids := list(self._followers):
             for id, seen in (await self._store(lambda store: store.evidence(ids))).items():
-                self._followers[id].hear(one for replica, one in seen.items() if replica != self.replica)
+                others = {replica: one for replica, one in seen.items() if replica != self.replica}
+                self._followers[id].hear(others, self._clock.now())
 
     async def _write_down(self, follower: Follower) -> None:
         self._applied.count(follower)
         id, evidence = follower.row.id, follower.tally.evidence
-        if evidence != self._shared[id]:
-            seen = to_seen(evidence, self._applied.latencies(follower), follower.disagreements)
+        readiness = follower.readiness.say(self._applied.facts(follower))
+        if (evidence, readiness) != self._shared[id]:
+            seen = to_seen(evidence, self._applied.latencies(follower), readiness, follower.disagreements)
             await self._store(lambda store: store.put_evidence(id, self.replica, seen))
-            self._shared[id] = evidence
+            self._shared[id] = evidence, readiness
 
     # Deciding
 
@@ -277,7 +279,12 @@ class RolloutController:
             return
         if follower.wants_thresholds and (found := self._applied.thresholds(follower)) is not None:
             follower.freeze(found)
-        await self._carry_out(follower, follower.look(self._applied.facts(follower), self._clock.now()))
+        await self._carry_out(follower, follower.look(self._facts(follower), self._clock.now()))
+
+    def _facts(self, follower: Follower) -> Facts:
+        """Of all gateways until the promotion, so that none is left behind; of this one afterwards."""
+        mine, patience = self._applied.facts(follower), self._settings.lease_seconds
+        return mine if follower.status.is_promoted else follower.readiness.together(mine, self._clock.now(), patience)
 
     async def _unasked_end(self, follower: Follower) -> Decision | None:
         """What others have done to the alias or the versions may leave nothing to be decided."""
@@ -341,22 +348,29 @@ class RolloutController:
         if row.id in self._shared:
             await self._write_down(follower)  # what it was decided on
         try:
-            written = await self._store(lambda store: store.change(row.id, row.generation, owed.change, owed.actor))
+            written = await self._store(lambda store: store.change(row.id, owed.generation, owed.change, owed.actor))
         except RolloutChanged:
             if (now := await self._get(follower)) is not None:
-                follower.adopt(now)
-                follower.owe_again(self._clock.now())
+                self._decide_again(follower, now)
             return
         except VersionRejected as error:
             await self._stay(follower, error)
             return
         follower.adopt(written)
 
+    def _decide_again(self, follower: Follower, row: RolloutRow) -> None:
+        """The catalog has gone on: what is owed is owed for that, if it is not over."""
+        is_late = follower.owed is not None and not row.is_active and row.state == State.PROMOTED.value
+        follower.adopt(row)
+        follower.owe_again(self._clock.now())
+        if is_late:
+            complain(row, "rollback-too-late", "taken back here when the promotion was over elsewhere: it serves on")
+
     async def _stay(self, follower: Follower, error: VersionRejected) -> None:
         """The version that it would go back to was rejected after the promotion: then there is no way back."""
         follower.owed = None
         reason = f"version {error.version} was rejected: there is nothing to go back to"
-        _log.error("a rollback came too late", extra={"action": "rollback-impossible", "rollout": follower.row.id})
+        complain(follower.row, "rollback-impossible", "a rollback came too late", reason=reason)
         await self._write(follower, follower.complete(ACTOR, reason, self._clock.now()))
 
     async def _begin_next(self, follower: Follower) -> None:
@@ -369,15 +383,14 @@ class RolloutController:
         except SourceUnavailable:
             raise
         except (ProblemError, RegistryError) as error:  # it has come to serve some other way, or was rejected by now
-            fields = {"action": "queued-rollout-refused", "model": row.model, "reason": str(error)}
-            _log.warning("the rollout that was next cannot begin", extra=fields)
+            complain(row, "queued-rollout-refused", "the rollout that was next cannot begin", reason=str(error))
 
     async def _measured(self, follower: Follower, measured: Measured) -> None:
         try:
             async with self._leading:
                 if follower.is_leading and not follower.is_over:
-                    facts, now = self._applied.facts(follower), self._clock.now()
-                    await self._carry_out(follower, follower.look(facts, now, measured=measured))
+                    decision = follower.look(self._facts(follower), self._clock.now(), measured=measured)
+                    await self._carry_out(follower, decision)
         except SourceUnavailable as error:
             self._lost(error)
 
@@ -420,19 +433,25 @@ class RolloutController:
             self._take_back(follower, decision, actor, "abort")
             await self._remember()
             await self._until(lambda: id not in self._followers, RECORD_SECONDS)
-        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {}, follower.disagreements)})
+        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {}, {}, follower.disagreements)})
 
     async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
         """Counts labels as evidence; how many of them count. CatalogUnavailable: when they were served is not known."""
         follower = next((one for one in self._followers.values() if one.row.model == model), None)
         if follower is None:
             return 0
-        id = follower.row.id
-        timeline = Timeline(await self._store(lambda store: store.history(id)))
-        counted, events = self._labels.take(follower.row, timeline, labels, self._epoch())
+        row = follower.row
+        timeline = Timeline(await self._store(lambda store: store.history(row.id)))
+        found = self._labels.sort_out(row, timeline, labels, self._epoch())
+        wrong = [one.request_id for one in found if one.event is not None]
+        new = await self._store(lambda store: store.take_labels(row.id, wrong))
+        counted, events = self._labels.take(row, found, new)
         follower.see(events)
         self._guard(follower)
         self._wake.set()
+        async with self._leading:
+            if row.id in self._shared:
+                await self._write_down(follower)  # what is taken must not be lost
         return counted
 
     async def _until(self, is_true: Callable[[], bool], seconds: float) -> None:
@@ -447,18 +466,7 @@ class RolloutController:
         return tuple(state.value for state in State)
 
     def samples(self) -> list[RolloutSample]:
-        return [
-            RolloutSample(
-                follower.row.model,
-                str(follower.row.canary),
-                follower.status.state.value,
-                follower.status.weight,
-                {guard.name: guard.e_value for guard in follower.verdict.guards},
-                follower.is_leading,
-                self._applied.shadow(follower),
-            )
-            for follower in self._followers.values()
-        ]
+        return [sample_of(follower, self._applied.shadow(follower)) for follower in self._followers.values()]
 
     # Words
 

@@ -62,13 +62,15 @@ def to_document(row: RolloutRow, seen: Mapping[str, Mapping[str, Any]]) -> Doc:
 def to_seen(
     evidence: Evidence,
     latencies: Mapping[str, tuple[float | None, float | None]],
+    readiness: Mapping[str, Any],
     disagreements: Iterable[Disagreement] = (),
 ) -> Doc:
-    """What a replica writes down: its evidence, and for people the median and p99 of `stable` and `canary` lately, and
-    the answers of the shadow that disagreed last."""
+    """What a replica writes down: its evidence, whether the canary is ready there, and for people the median and p99 of
+    `stable` and `canary` lately, and the answers of the shadow that disagreed last."""
     return {
         "evidence": evidence.to_plain(),
         "latencies": {arm: list(pair) for arm, pair in latencies.items()},
+        "readiness": dict(readiness),
         "disagreements": [one.to_plain() for one in disagreements],
     }
 

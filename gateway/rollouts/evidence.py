@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from gateway.rollouts.units import First, Units, from_rows, joined, to_rows
 
 EventKind = Literal["failed", "slow", "label"]
 KINDS: tuple[EventKind, ...] = ("failed", "slow", "label")
@@ -69,9 +71,13 @@ class Evidence:
     disagreed: int = 0
     absolute: tuple[float, ...] = ()
     """Log-likelihood ratios of the absolute guard, by its alternatives; empty: nothing yet."""
+    units: Units = field(default_factory=dict)
+    """Of sticky requests: whose events are among those above. One that two replicas have counted is one event of their
+    sum, but for the absolute guard."""
 
     def __add__(self, other: Evidence) -> Evidence:
-        return Evidence(
+        units, again = joined(self.units, other.units)
+        whole = Evidence(
             canary=self.canary + other.canary,
             stable=self.stable + other.stable,
             failed=_add(self.failed, other.failed),
@@ -86,7 +92,18 @@ class Evidence:
             absolute=tuple(map(math.fsum, zip(self.absolute, other.absolute, strict=True)))
             if self.absolute and other.absolute
             else self.absolute or other.absolute,
+            units=units,
         )
+        return whole._without(again) if again else whole
+
+    def _without(self, events: Iterable[tuple[str, First]]) -> Evidence:
+        failed, slow = dict(self.failed), [dict(cells) for cells in self.slow]
+        for kind, (weight, is_canary, level) in events:
+            for cells in slow[: LEVELS if kind == "failed" else level]:
+                _take(cells, weight, is_canary)
+            if kind == "failed":
+                _take(failed, weight, is_canary)
+        return replace(self, failed=failed, slow=(slow[0], slow[1], slow[2]))
 
     @property
     def failures(self) -> tuple[int, int]:
@@ -104,6 +121,7 @@ class Evidence:
             "compared": self.compared,
             "disagreed": self.disagreed,
             "absolute": list(self.absolute),
+            "units": to_rows(self.units),
         }
 
     @classmethod
@@ -119,6 +137,7 @@ class Evidence:
             compared=int(plain["compared"]),
             disagreed=int(plain["disagreed"]),
             absolute=tuple(map(float, plain["absolute"])),
+            units=from_rows(plain.get("units", ())),  # an earlier release wrote none
         )
 
 
@@ -140,6 +159,15 @@ def _add(a: Cells, b: Cells) -> Cells:
         before = both.get(weight, (0, 0))
         both[weight] = (before[0] + canary, before[1] + stable)
     return both
+
+
+def _take(cells: dict[float, tuple[int, int]], weight: float, is_canary: bool) -> None:
+    canary, stable = cells[weight]
+    left = (canary - 1, stable) if is_canary else (canary, stable - 1)
+    if left == (0, 0):
+        del cells[weight]
+    else:
+        cells[weight] = left
 
 
 def _to_rows(cells: Cells) -> list[list[float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -48,32 +48,42 @@ class Timeline:
         return None if is_new and moment < self._times[at] + SETTLE_SECONDS else self._weights[at]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A label that counts, unless somebody else was told the same."""
+
+    request_id: str
+    event: Event | None
+    """Of a wrong answer."""
+
+
 class Labels:
-    """Which labels were counted already, the newest of them."""
+    """Which labels this gateway has counted already, the newest of them."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def take(
-        self, row: RolloutRow, timeline: Timeline, labels: Sequence[Label], now: float
-    ) -> tuple[int, list[Event]]:
-        """How many of the labels count, and the events among them: the wrong ones. A label counts when it is the first
-        of its request, of an answer of one of the two versions, from a moment when both had traffic."""
-        counted, events = 0, []
+    def sort_out(self, row: RolloutRow, timeline: Timeline, labels: Sequence[Label], now: float) -> list[Counted]:
+        """Those that count: a label does when it is the first of its request, of an answer of one of the two versions,
+        from a moment when both had traffic."""
+        found: dict[str, Counted] = {}
         for label in labels:
             weight = timeline.weight_at(now if label.served_at is None else label.served_at)
-            key = (row.id, label.request_id)
             if weight is None or not 0 < weight < 1 or label.version not in (row.stable, row.canary):
                 continue
-            if key in self._seen:
-                continue
-            self._seen[key] = None
-            counted += 1
-            if not label.is_correct:
-                events.append(Event("label", label.version == row.canary, weight))
+            if label.request_id not in found and (row.id, label.request_id) not in self._seen:
+                event = None if label.is_correct else Event("label", label.version == row.canary, weight)
+                found[label.request_id] = Counted(label.request_id, event)
+        return list(found.values())
+
+    def take(self, row: RolloutRow, found: Sequence[Counted], wrong: Collection[str]) -> tuple[int, list[Event]]:
+        """How many count, and the events among them. `wrong`: the requests with a wrong answer that nobody else was
+        told of."""
+        taken = [one for one in found if one.event is None or one.request_id in wrong]
+        self._seen.update(dict.fromkeys((row.id, one.request_id) for one in found))
         while len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
-        return counted, events
+        return len(taken), [one.event for one in taken if one.event is not None]
 
 
 def _seconds(moment: str) -> float:

@@ -19,6 +19,7 @@ from gateway.rollouts.guards import Verdict, judge
 from gateway.rollouts.machine import decide, route
 from gateway.rollouts.plan import Plan
 from gateway.rollouts.plan_reader import read_plan
+from gateway.rollouts.readiness import Readiness
 from gateway.rollouts.status import State, Status
 from gateway.rollouts.tally import Tally
 from gateway.rollouts.tolerances import MAX_SAMPLES, Disagreement
@@ -38,6 +39,8 @@ class Owed:
     reason: str
     """What to abort with, when the catalog has gone on meanwhile."""
     change: Change
+    generation: int
+    """What the rollout was when this was decided: it fits no other."""
 
 
 class Follower:
@@ -53,6 +56,7 @@ class Follower:
         self._others: tuple[Evidence, ...] = ()
         # The latest that were seen here.
         self.disagreements: deque[Disagreement] = deque(maxlen=MAX_SAMPLES)
+        self.readiness = Readiness()
         self.owed: Owed | None = None
         self.is_leading = False
 
@@ -121,9 +125,11 @@ class Follower:
         kept = [Disagreement(**one) for one in disagreements_of([seen])]
         self.disagreements = deque([*kept, *self.disagreements], maxlen=MAX_SAMPLES)
 
-    def hear(self, others: Iterable[Mapping[str, Any]]) -> None:
-        """What the other replicas have seen, by `documents.to_seen`."""
-        self._others = tuple(evidence_of(others))
+    def hear(self, others: Mapping[str, Mapping[str, Any]], now: float) -> None:
+        """What the other replicas have written down, by `documents.to_seen`."""
+        self._others = tuple(evidence_of(others.values()))
+        # A gateway of an earlier release says nothing of it.
+        self.readiness.hear({name: one["readiness"] for name, one in others.items() if "readiness" in one}, now)
 
     def count(self, canary: int, stable: int, weight: float) -> None:
         """Further requests that were routed under this weight."""
@@ -170,7 +176,8 @@ class Follower:
     def owe(self, decision: Decision, actor: str, action: str = "", reason: str = "") -> None:
         """From here on the decision is in force here, whatever the catalog says, until it says so too."""
         change = change_of(self.row, decision, action)
-        self.owed = Owed(decision.status, change.action, actor, reason or decision.status.reason, change)
+        reason = reason or decision.status.reason
+        self.owed = Owed(decision.status, change.action, actor, reason, change, self.row.generation)
 
     def owe_again(self, now: float) -> None:
         """What is owed, decided anew on what the catalog says by now; nothing when there is nothing left to undo."""

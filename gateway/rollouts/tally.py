@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from types import MappingProxyType
 
 from gateway.rollouts.absolute import ALTERNATIVES, upper_rate
 from gateway.rollouts.evidence import LEVELS, Cells, Event, Evidence
 from gateway.rollouts.plan import AbsoluteGuard
+from gateway.rollouts.units import First, Key, key_of
 
 STABLE_WINDOW = 200
 """Requests of the stable version that say what it fails lately."""
-MAX_UNITS = 4096
-"""Sticky units that are remembered; events of further ones are not counted, which only loses evidence."""
+MAX_UNITS = 2048
+"""Sticky units that are remembered, of each kind of event: slow answers are common, and must not keep a failure from
+being counted. Events of further ones are not counted, which only loses evidence."""
 
 
 class Tally:
@@ -33,7 +35,8 @@ class Tally:
         self._absolute = list(before.absolute) or [0.0] * len(ALTERNATIVES)
         # Blocks of stable requests, oldest first: [requests, failures].
         self._recent: deque[list[int]] = deque()
-        self._units: set[tuple[str, int]] = set()
+        self._units: dict[Key, First] = dict(before.units)
+        self._units_of = Counter(kind for kind, _ in self._units)
 
     def count(self, weight: float, *, canary: int = 0, stable: int = 0) -> None:
         """Further counted requests that were routed under this weight, the failed ones among them."""
@@ -52,7 +55,7 @@ class Tally:
         self._disagreed += disagreed
 
     def add(self, event: Event) -> None:
-        if event.unit is not None and not self._is_first(event.kind, event.unit):
+        if event.unit is not None and not self._is_first(event, event.unit):
             return
         arm = 0 if event.is_canary else 1
         if event.kind == "label":
@@ -82,12 +85,15 @@ class Tally:
             compared=self._compared,
             disagreed=self._disagreed,
             absolute=tuple(self._absolute),
+            units=dict(self._units),
         )
 
-    def _is_first(self, kind: str, unit: int) -> bool:
-        if (kind, unit) in self._units or len(self._units) >= MAX_UNITS:
+    def _is_first(self, event: Event, unit: int) -> bool:
+        key = key_of(event.kind, unit)
+        if key in self._units or self._units_of[event.kind] >= MAX_UNITS:
             return False
-        self._units.add((kind, unit))
+        self._units[key] = event.weight, event.is_canary, event.level
+        self._units_of[event.kind] += 1
         return True
 
     def _is_absolute(self, weight: float) -> bool:

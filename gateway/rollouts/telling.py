@@ -1,4 +1,4 @@
-"""What the log says of a rollout's decisions."""
+"""What the log says of a rollout's decisions, and the metrics of where it stands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from gateway.rollouts.actions import Decision
 from gateway.rollouts.changes import is_gone_back
 from gateway.rollouts.follower import Follower
+from gateway.rollouts.metrics import RolloutSample
+from gateway.shadows import ShadowCounts
+from registry.rollouts import RolloutRow
 
 _log = logging.getLogger("sluice.rollouts")
 
@@ -39,3 +42,21 @@ def tell(follower: Follower, decision: Decision) -> None:
     }
     level = logging.WARNING if is_gone_back(status) else logging.INFO
     _log.log(level, status.reason or status.state.value, extra=fields)
+
+
+def complain(row: RolloutRow, action: str, text: str, **fields: str) -> None:
+    """Of what somebody should look into."""
+    names = {"action": action, "rollout": row.id, "model": row.model, "version": str(row.canary)}
+    _log.error(text, extra=names | fields)
+
+
+def sample_of(follower: Follower, shadow: ShadowCounts | None) -> RolloutSample:
+    return RolloutSample(
+        follower.row.model,
+        str(follower.row.canary),
+        follower.status.state.value,
+        follower.status.weight,
+        {guard.name: guard.e_value for guard in follower.verdict.guards},
+        follower.is_leading,
+        shadow,
+    )

@@ -6,8 +6,10 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import models
 import numpy as np
 import onnx
 import pytest
+from fault_proxy import fault_proxy
 from live_gateway import ROOT, Gateway, StartGateway, wait_until
 from postgresql_server import PostgreSQLServer, postgresql_server
 from traffic import Traffic
 
+from gateway.rollouts.service import RolloutService
 from registry.artifacts import LocalArtifacts
 from registry.catalog import Catalog
 from registry.publish import push
@@ -64,6 +68,10 @@ class Operator:
 
     def roll_out(self, to: int, *more: str) -> subprocess.CompletedProcess[str]:
         return self.run("rollout", "start", MODEL, "--to", str(to), "--plan", self.plan(), "--wait", "--json", *more)
+
+    @property
+    def service(self) -> RolloutService:
+        return RolloutService(self.catalog, "ann")
 
     def champion(self) -> int | None:
         (row,) = self.catalog.aliases(MODEL)
@@ -235,6 +243,50 @@ def test_the_leader_is_killed_and_a_bad_version_is_still_taken_back_everywhere(
     assert not first.failures
     assert not second.failures
     assert shared.champion() == 1
+
+
+def test_a_gateway_that_is_cut_off_never_widens_the_canary_and_hears_of_the_rollback_when_it_is_back(
+    start_gateway: StartGateway, shared: Operator, postgresql: PostgreSQLServer, tmp_path: Path
+) -> None:
+    shared.publish(models.version_of(2), "better")
+    with fault_proxy(unix=f"{postgresql.folder}/.s.PGSQL.5432") as proxy, contextlib.ExitStack() as stack:
+        through = re.sub(r"@/(\w+)\?.*", rf"@127.0.0.1:{proxy.port}/\1", shared.url)
+        settings = shared.settings | {"rollouts.lease_seconds": "1"}
+        three = [
+            start_gateway(data_dir=tmp_path / f"data-{number}", settings=settings | {"registry.database_url": url},
+                          wait=False)
+            for number, url in enumerate((shared.url, shared.url, through))
+        ]  # fmt: skip
+        for gateway in three:
+            gateway.wait_ready()
+        steps = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 60}, {"pause": {}}]
+        begun = shared.run("rollout", "start", MODEL, "--to", "2", "--plan", shared.plan({"steps": steps}), "--json")
+        id = json.loads(begun.stdout)["id"]
+        first, second, cut = [stack.enter_context(callers(gateway)) for gateway in three]
+        wait_until(lambda: all(versions(one, 200) == {"1", "2"} for one in (first, second, cut)))
+
+        proxy.set("cut")
+        widened = len(cut.outcomes)
+        shared.service.command(id, "resume", None, "wider")  # past whoever leads: it may be the one that is cut off
+        wait_until(lambda: min(canary_share(first, 300), canary_share(second, 300)) > 0.4, why_not=three[0].log_text)
+        shared.service.command(id, "abort", None, "enough")
+        wait_until(lambda: versions(first, 300) == versions(second, 300) == {"1"}, why_not=three[0].log_text)
+        missed = len(cut.outcomes) - widened
+        assert 0 < canary_share(cut, missed) < 0.2, "as it was, neither more nor back"
+
+        proxy.set("none")
+        healed = time.monotonic()
+        wait_until(lambda: cut.outcomes[-1].at > healed + FOLLOWED_SECONDS and versions(cut, 100) == {"1"})
+        heard = max(outcome.at for outcome in cut.outcomes if outcome.version == "2") - healed
+        print(f"the last request of the canary was sent {heard:.2f} s after the gateway could hear of the rollback")
+        assert heard < FOLLOWED_SECONDS
+    assert not first.failures + second.failures + cut.failures
+    assert (shared.catalog.rollouts.get(id).state, shared.champion()) == ("rolled_back", 1)
+    assert shared.catalog.verify_audit() is None
+
+
+def canary_share(traffic: Traffic, last: int) -> float:
+    return sum(outcome.version == "2" for outcome in traffic.outcomes[-last:]) / last
 
 
 def test_an_abort_takes_effect_while_the_database_is_down_and_is_recorded_when_it_is_back(

@@ -149,6 +149,42 @@ def test_only_the_first_event_of_a_unit_counts() -> None:
     assert (evidence.failures, evidence.labels) == ((1, 0), {0.05: (1, 0)})
 
 
+sticky = st.builds(
+    Event, st.sampled_from(["failed", "slow"]), st.just(True), st.just(0.05), level=st.just(2), unit=st.integers(0, 4)
+)
+
+
+@given(st.lists(sticky, max_size=12), st.lists(sticky, max_size=12), st.lists(sticky, max_size=12))
+def test_a_unit_that_fails_at_every_replica_counts_once(
+    first: list[Event], second: list[Event], third: list[Event]
+) -> None:
+    parts = [tallied(found) for found in (first, second, third)]
+    together = tallied(first + second + third)
+    for whole in (summed(parts), summed(reversed(parts)), parts[0] + (parts[1] + parts[2])):
+        assert (whole.failed, whole.slow, whole.units) == (together.failed, together.slow, together.units)
+
+
+def test_of_a_unit_that_was_moved_between_two_replicas_the_event_of_the_lower_weight_counts() -> None:
+    early = tallied([Event("failed", False, 0.02, unit=7)])
+    late = tallied([Event("failed", True, 0.1, unit=7), Event("failed", True, 0.1, unit=8)])
+    assert (early + late).failed == (late + early).failed == {0.02: (0, 1), 0.1: (1, 0)}
+
+
+def test_a_unit_that_failed_before_a_restart_is_not_counted_again() -> None:
+    before = tallied([Event("failed", True, 0.05, unit=2**63 + 7)])
+    again = Tally(AbsoluteGuard(), Evidence.from_plain(json.loads(json.dumps(before.to_plain()))))
+    again.add(Event("failed", True, 0.05, unit=2**63 + 7))
+    again.add(Event("failed", True, 0.05, unit=9))
+    assert again.evidence.failures == (2, 0)
+
+
+def test_many_units_that_are_slow_keep_no_failure_from_being_counted() -> None:
+    slow = [Event("slow", False, 0.05, level=1, unit=unit) for unit in range(MAX_UNITS + 10)]
+    evidence = tallied([*slow, Event("failed", True, 0.05, unit=1), Event("failed", True, 0.05, unit=2)])
+    assert evidence.failures == (2, 0)
+    assert judge(ONLY_FAILURES, evidence).fired == "failures"
+
+
 def test_units_are_remembered_to_a_limit_and_others_are_not_counted() -> None:
     tally = Tally()
     for unit in range(MAX_UNITS + 10):

@@ -13,7 +13,8 @@ from manifests import manifest
 from rollout_house import MODEL, PLAN, Gateway, House
 from sqlalchemy import create_engine, text
 
-from gateway.rollouts.journal import Journal
+from gateway.rollouts.feedback import Label
+from gateway.rollouts.journal import Journal, JournalDamaged
 from gateway.rollouts.plan_reader import read_plan
 from gateway.rollouts.plan_writer import to_plain
 from gateway.rollouts.service import RolloutService
@@ -21,7 +22,7 @@ from gateway.settings import RolloutsSettings
 from registry.catalog import Catalog
 from registry.errors import CatalogUnavailable
 from registry.policies import ModelPolicy
-from registry.rollouts import RolloutStore
+from registry.rollouts import RolloutRow, RolloutStore
 
 QUEUE = PLAN | {"onNewTarget": "queue"}
 QUICK = {"strategy": "allAtOnce", "terminationWait": "7s"}
@@ -69,6 +70,47 @@ def test_a_rollback_is_remembered_before_the_catalog_is_told(house: House, monke
     house.gateway.crash()
     house.gateway.models.load({1, 2})
     assert house.gateway.plane.weight == 0.0
+
+
+def test_a_rollback_decided_while_the_promotion_is_read_puts_the_alias_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = house.begin()
+    house.serve(2)
+    house.service.command(id, "promote", None, "sure")
+    real = RolloutStore.active
+
+    def active(store: RolloutStore) -> list[RolloutRow]:
+        rows = real(store)
+        house.gateway.plane.traffic(10, failed=5)
+        return rows
+
+    monkeypatch.setattr(RolloutStore, "active", active)
+    house.gateway.turn()
+    monkeypatch.undo()
+    house.turn(2)
+    assert (house.state(id), house.champion) == ("rolled_back", 1)
+    assert house.gateway.models.ready == {1}
+
+
+def test_an_abort_that_comes_after_the_end_elsewhere_is_told(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    id = house.begin(plan=PLAN | {"terminationWait": "0s"})
+    house.serve(2)
+    house.gateway.is_partitioned = True
+    house.gateway.abort(id)
+    house.service.command(id, "promote", None, "sure")
+    house.gateway.is_partitioned = False
+    house.turn(2)
+    assert (house.state(id), house.champion) == ("promoted", 2)
+    assert "promotion was over elsewhere" in caplog.text
+
+
+def test_a_journal_of_another_release_is_named(house: House) -> None:
+    house.begin()
+    file = house.folder / house.gateway.name / "rollouts.json"
+    file.write_text(file.read_text().replace('"setWeight"', '"setWait"'))
+    with pytest.raises(JournalDamaged, match="setWait"):
+        house.gateway.crash()
 
 
 def test_with_a_full_disk_an_abort_is_in_force_and_recorded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +236,45 @@ class TestQueued:
         house.turn(3)
         assert [one["id"] for one in house.service.of_model(MODEL)] == [first]
         assert caplog.text.count("cannot begin") == 1
+
+
+class TestLabels:
+    PLAN = PLAN | {"guards": {"labels": {}}}
+    WRONG = tuple(Label(str(number), 2, False, None) for number in range(3))
+
+    def give(self, gateway: Gateway) -> int:
+        return asyncio.run(gateway.controller.give_feedback(MODEL, self.WRONG))
+
+    def wrong(self, house: House, id: str) -> int:
+        (guard,) = [guard for guard in house.service.get(id)["guards"] if guard["name"] == "labels"]
+        return int(guard["canary_events"])
+
+    def test_that_two_gateways_are_told_of_count_once(self, tmp_path: Path) -> None:
+        house = House(tmp_path / "two", gateways=2)
+        id = house.begin(2, self.PLAN)
+        house.serve(8)
+        assert [self.give(gateway) for gateway in house.gateways] == [3, 0]
+        house.turn(2)
+        assert self.wrong(house, id) == 3
+        house.close()
+
+    def test_that_were_counted_are_in_the_catalog_and_do_not_count_again_after_a_crash(self, house: House) -> None:
+        id = house.begin(2, self.PLAN)
+        house.serve(8)
+        assert self.give(house.gateway) == 3
+        house.gateway.crash()
+        house.turn(3)
+        assert self.give(house.gateway) == 0
+        assert self.wrong(house, id) == 3
+
+    def test_count_when_they_are_told_again_after_the_catalog_was_away(self, house: House) -> None:
+        house.begin(2, self.PLAN)
+        house.serve(8)
+        house.is_down = True
+        with pytest.raises(CatalogUnavailable):
+            self.give(house.gateway)
+        house.is_down = False
+        assert self.give(house.gateway) == 3
 
 
 class TestProposalUnderWay:

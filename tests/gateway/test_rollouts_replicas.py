@@ -143,6 +143,58 @@ def test_one_that_comes_late_joins_where_the_rollout_is(house: House) -> None:
     assert late.models.ready == {1, 2}
 
 
+class TestReadiness:
+    def test_no_step_is_taken_before_the_canary_is_ready_at_every_gateway(self, house: House) -> None:
+        slow = house.gateways[2]
+        slow.models.slow = {2}
+        id = house.begin()
+        house.turn(20)
+        assert (house.state(id), weights(house)) == ("waiting", [0.0] * 3)
+        slow.models.slow = set()
+        house.turn(3)
+        assert weights(house) == [0.1] * 3
+
+    def test_one_that_loses_it_holds_the_next_step(self, house: House) -> None:
+        house.begin()
+        house.turn(2)
+        slow = house.gateways[1]
+        slow.models.slow = {2}
+        slow.models.load({1})
+        house.serve(60)
+        assert weights(house) == [0.1] * 3
+        slow.models.slow = set()
+        house.serve(60)
+        assert house.champion == 2
+
+    def test_one_that_is_gone_is_not_waited_for(self, house: House) -> None:
+        gone = house.gateways[2]
+        gone.models.slow = {2}
+        house.begin()
+        house.gateways.remove(gone)
+        house.turn(4)
+        assert weights(house) == [0.0] * 2
+        house.clock.time += LEASE
+        house.turn(4)
+        assert weights(house) == [0.1] * 2
+
+    def test_a_canary_that_one_cannot_load_ends_the_rollout_for_all(self, house: House) -> None:
+        house.gateways[1].models.failing = {2: "no memory"}
+        id = house.begin()
+        house.turn(2)
+        assert house.state(id) == "failed"
+        assert house.service.get(id)["reason"] == "at another gateway: no memory"
+        assert weights(house) == [0.0] * 3
+
+    def test_after_the_promotion_one_that_cannot_load_it_takes_nothing_back(self, house: House) -> None:
+        id = house.begin()
+        house.service.command(id, "promote", None, "")
+        house.turn(2)
+        house.gateways[1].models.failing = {2: "no memory"}
+        house.gateways[1].crash()
+        house.turn(3)
+        assert (house.state(id), house.champion) == ("terminating", 2)
+
+
 class Chaos(RuleBasedStateMachine):
     """Everything that may happen to three gateways and their catalog, in any order."""
 

@@ -243,6 +243,17 @@ class TestLeases:
         assert not self.lead(catalog, row, "a")
         assert catalog.rollouts.get(row.id).leader == "b"
 
+    def test_end_though_the_clock_was_put_back(self, tmp_path: Path) -> None:
+        now = [2e9]
+        with closing(Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=lambda: now[0])) as catalog:
+            for words in ("one", "two"):
+                catalog.add_version(manifest(words), "ann")
+            row = begin(catalog)
+            assert self.lead(catalog, row, "a", seconds=5.0)
+            now[0] -= 3600
+            assert self.lead(catalog, row, "b", seconds=5.0)
+            assert not self.lead(catalog, row, "a", seconds=5.0)
+
     def test_that_are_given_up_are_free_at_once(self, catalog: Catalog, row: RolloutRow) -> None:
         assert self.lead(catalog, row, "a")
         catalog.rollouts.release("a")
@@ -274,6 +285,31 @@ def test_changes_stay_unannounced_until_somebody_says_otherwise_also_when_the_ro
     assert not catalog.rollouts.lead_announcing(row.id, "b", 60.0)
     catalog.rollouts.announced(row.id, 2)
     assert catalog.rollouts.unannounced() == []
+
+
+class TestLabels:
+    def test_are_taken_once_whoever_is_told(self, catalog: Catalog) -> None:
+        row = begin(catalog)
+        assert catalog.rollouts.take_labels(row.id, ["a", "b"]) == {"a", "b"}
+        assert catalog.rollouts.take_labels(row.id, ["b", "c", "c"]) == {"c"}
+        assert catalog.rollouts.take_labels(row.id, []) == frozenset()
+
+    def test_are_taken_once_by_many_at_the_same_time(self, catalog: Catalog) -> None:
+        row = begin(catalog)
+        ids = [str(number) for number in range(50)]
+        with ThreadPoolExecutor(6) as pool:
+            taken = list(pool.map(lambda _: catalog.rollouts.take_labels(row.id, ids), range(6)))
+        assert sum(map(len, taken)) == 50
+
+    def test_of_what_is_over_are_not_taken_and_forgotten(self, catalog: Catalog, database_url: str) -> None:
+        row = begin(catalog)
+        catalog.rollouts.take_labels(row.id, ["a"])
+        catalog.rollouts.change(row.id, 1, ROLLBACK, "ann")
+        assert catalog.rollouts.take_labels(row.id, ["b"]) == frozenset()
+        engine = create_engine(database_url)
+        with engine.begin() as connection:
+            assert connection.execute(text("SELECT count(*) FROM rollout_labels")).scalar() == 0
+        engine.dispose()
 
 
 def test_each_replica_has_its_own_evidence(catalog: Catalog) -> None:
