@@ -377,7 +377,7 @@ class Models(Generic[G]):
 
     async def _stage(self, attempt: Attempt) -> Staged:
         copying = asyncio.ensure_future(asyncio.to_thread(
-            self._staging.take, attempt.listing, attempt.model_listing.path, attempt.revision.companions
+            self._staging.take, attempt.listing, attempt.companions_path, attempt.revision.companions
         ))  # fmt: skip
         try:
             return await asyncio.shield(copying)
