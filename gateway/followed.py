@@ -5,7 +5,7 @@ are chosen, and whether they are wanted now. It decides nothing and knows no tim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from gateway.attempts import ON_DEMAND, UNLOADED, Attempt, IndexRow, Revision
@@ -138,9 +138,25 @@ def read_config(listing: ModelListing) -> WrittenConfig:
 
 
 def read_own(listing: ModelListing, known: Mapping[bytes, Settled] = MappingProxyType({})) -> dict[bytes, Settled]:
-    """Those of versions that have one of their own; what is known is not read again. Raises ConfigError."""
+    """Those of versions that have one of their own; what is known is not read again. One that cannot be followed holds
+    up nothing but the versions that have it: they fail to load."""
     texts = {each.config for each in listing.versions.values() if each.config is not None}
-    return {text: known.get(text) or Settled.of(parse(text, listing.name), listing.name) for text in texts}
+    return {text: known.get(text) or _settled_by(text, listing.name) for text in texts}
+
+
+def read_settled(listing: ModelListing, own: Mapping[bytes, Settled]) -> Settled:
+    """The model's. Raises ConfigError, unless it is also that of a version."""
+    if listing.config is not None and listing.config in own:
+        return own[listing.config]
+    return Settled.of(read_config(listing), listing.name)
+
+
+def _settled_by(text: bytes, model: str) -> Settled:
+    try:
+        return Settled.of(parse(text, model), model)
+    except ConfigError as error:
+        nothing = WrittenConfig(ModelConfig(), refusal=error)
+        return replace(Settled.of(nothing, model), fingerprint=text)
 
 
 def wanted_versions(model: str, config: bytes | None) -> VersionPolicy:

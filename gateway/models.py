@@ -345,6 +345,8 @@ class Models(Generic[G]):
 
     async def _bring_up(self, attempt: Attempt) -> _Live[G]:
         """Copy the files, ask the engine what they are, complete the configuration, start all instances."""
+        if attempt.written.refusal is not None:
+            raise attempt.written.refusal
         staged = await self._stage(attempt)
         try:
             version, written = str(attempt.version), attempt.written

@@ -30,7 +30,7 @@ from gateway.attempts import (
     Verify,
 )
 from gateway.errors import ConfigError
-from gateway.followed import Followed, Settled, first_estimate, read_config, read_own, revision_of, rows_of
+from gateway.followed import Followed, Settled, first_estimate, read_own, read_settled, revision_of, rows_of
 from gateway.lifecycle import State, Step, after
 from gateway.memory_budget import Resident, make_room, within
 from gateway.model_config import WrittenConfig
@@ -105,7 +105,7 @@ class Reconciler:
         listing = self._source.models.get(name)
         if listing is None:
             return False
-        settled = Settled.of(override or read_config(listing), name)
+        settled = read_settled(listing, {}) if override is None else Settled.of(override, name)
         own = read_own(listing) if override is None else {}
         model = self._models.setdefault(name, Followed(name, is_late=self.is_ready(), is_required=is_required))
         model.is_requested, model.override = True, override
@@ -377,11 +377,10 @@ class Reconciler:
         if listing is None:
             model.lose()
             return
-        settled = model.settled
+        settled, own = model.settled, read_own(listing, model.own)
         try:
             if settled is None or model.listing is None or model.listing.config != listing.config:
-                settled = Settled.of(read_config(listing), model.name)
-            own = read_own(listing, model.own)
+                settled = read_settled(listing, own)
         except ConfigError as error:
             if (reason := sentence(error)) != model.problem:
                 self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))

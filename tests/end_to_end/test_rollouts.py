@@ -185,6 +185,18 @@ def test_both_versions_are_run_by_their_own_configuration(gateway: Gateway, oper
     assert not traffic.failures
 
 
+def test_a_version_whose_configuration_cannot_be_read_has_failed_at_once(
+    gateway: Gateway, operator: Operator
+) -> None:
+    operator.publish(models.version_of(2), "unreadable", config="nonsense {")
+    with callers(gateway) as traffic:
+        done = operator.roll_out(2)
+        assert done.returncode == 2, done.stderr + gateway.log_text()
+        assert "config.pbtxt:1" in json.loads(done.stdout)["reason"]
+    assert not traffic.failures
+    assert {outcome.version for outcome in traffic.outcomes} == {"1"}
+
+
 def batch_size(gateway: Gateway, version: int) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.http_port)
     with contextlib.closing(connection):

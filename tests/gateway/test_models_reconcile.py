@@ -55,7 +55,7 @@ OWN = {1: b"max_batch_size: 1", 2: b"max_batch_size: 2"}
 
 def with_own_configurations(*versions: int, configs: dict[int, bytes] = OWN) -> ModelListing:
     """As a catalog lists them: the model's configuration is the newest version's."""
-    plain = listing("m", list(versions), OWN[versions[-1]].decode())
+    plain = listing("m", list(versions), configs[versions[-1]].decode())
     own = {number: replace(each, config=configs[number]) for number, each in plain.versions.items()}
     return replace(plain, versions=own, is_chosen=True)
 
@@ -76,9 +76,19 @@ def test_a_version_whose_own_configuration_cannot_be_read_leaves_the_one_beside_
     house.reconciler.observe(snapshot(m=with_own_configurations(1)))
     house.load(1)
     house.reconciler.observe(snapshot(m=with_own_configurations(1, 2, configs=OWN | {2: b"nonsense {"})))
+    assert house.decide() == ["Load m 2"]
+    refusal = house.loading(2).written.refusal
+    assert refusal is not None
+    assert "config.pbtxt:1" in refusal.reason
+    house.reconciler.failed(house.loading(2), refusal.reason, house.now, is_final=True)
     assert house.decide() == []
     assert house.ready() == (1,)
-    assert house.events[-1].action == "config-refused"
+
+
+def test_a_start_with_a_version_whose_own_configuration_cannot_be_read_serves_the_others(house: House):
+    house.reconciler.observe(snapshot(m=with_own_configurations(1, 2, configs=OWN | {2: b"nonsense {"})))
+    house.load(1)
+    assert house.ready() == (1,)
 
 
 def test_labels_of_a_version_with_its_own_configuration_are_its_own(house: House):
