@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -81,6 +82,11 @@ class Attempt:
     """From the start of the load to READY; 0 until then."""
     seen: tuple[FileStamp, ...] = ()
     """The stamps that its files were last compared at."""
+
+    @property
+    def companions_path(self) -> Path:
+        """Where the files of `revision.companions` are."""
+        return self.model_listing.path if self.listing.config is None else self.listing.path
 
     @property
     def is_over(self) -> bool:

@@ -98,7 +98,7 @@ def _rows(tensor: Tensor) -> Array:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     elif tensor.datatype == "BOOL":
         array = array.view(np.uint8)
-    return array.reshape(-1, array.shape[-1] if array.ndim else 1)
+    return array.reshape(-1, array.shape[-1] if array.ndim and array.size else 1)
 
 
 # Equality

@@ -5,7 +5,7 @@ are chosen, and whether they are wanted now. It decides nothing and knows no tim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from gateway.attempts import ON_DEMAND, UNLOADED, Attempt, IndexRow, Revision
@@ -31,7 +31,9 @@ class Followed:
     listing: ModelListing | None = None
     """None: not in the source (any more)."""
     settled: Settled | None = None
-    """The last configuration that could be read."""
+    """The last configuration that could be read: the model's."""
+    own: Mapping[bytes, Settled] = field(default_factory=lambda: MappingProxyType({}))
+    """By their contents, those of listed versions that have one of their own."""
     override: WrittenConfig | None = None
     """Given with a load request, in place of config.pbtxt."""
     problem: str = ""
@@ -57,11 +59,20 @@ class Followed:
     chosen: Mapping[int, Revision] = field(default_factory=lambda: MappingProxyType({}))
     """By the version policy, as they are listed: follows from the listing and the configuration."""
 
-    def follow(self, listing: ModelListing, settled: Settled) -> None:
+    def follow(self, listing: ModelListing, settled: Settled, own: Mapping[bytes, Settled]) -> None:
         """What is chosen from now on."""
-        self.listing, self.settled, self.problem = listing, settled, listing.problem
+        self.listing, self.settled, self.own, self.problem = listing, settled, own, listing.problem
         versions = sorted(listing.versions if listing.is_chosen else settled.policy.choose(listing.versions))
-        self.chosen = MappingProxyType({version: revision_of(listing, settled, version) for version in versions})
+        self.chosen = MappingProxyType(
+            {version: revision_of(listing, self.settled_of(version), version) for version in versions}
+        )
+
+    def settled_of(self, version: int) -> Settled:
+        """What a listed version is run by. One that was given with a load request is for all of them."""
+        assert self.listing, "this is a bug: a version that is not listed"
+        assert self.settled, "this is a bug: a version wanted without a configuration"
+        config = self.listing.versions[version].config
+        return self.settled if config is None or self.override is not None else self.own[config]
 
     @property
     def is_wanted(self) -> bool:
@@ -126,6 +137,28 @@ def read_config(listing: ModelListing) -> WrittenConfig:
     return parse(listing.config, listing.name) if listing.config is not None else WrittenConfig(ModelConfig())
 
 
+def read_own(listing: ModelListing, known: Mapping[bytes, Settled] = MappingProxyType({})) -> dict[bytes, Settled]:
+    """Those of versions that have one of their own; what is known is not read again. One that cannot be followed holds
+    up nothing but the versions that have it: they fail to load."""
+    texts = {each.config for each in listing.versions.values() if each.config is not None}
+    return {text: known.get(text) or _settled_by(text, listing.name) for text in texts}
+
+
+def read_settled(listing: ModelListing, own: Mapping[bytes, Settled]) -> Settled:
+    """The model's. Raises ConfigError, unless it is also that of a version."""
+    if listing.config is not None and listing.config in own:
+        return own[listing.config]
+    return Settled.of(read_config(listing), listing.name)
+
+
+def _settled_by(text: bytes, model: str) -> Settled:
+    try:
+        return Settled.of(parse(text, model), model)
+    except ConfigError as error:
+        nothing = WrittenConfig(ModelConfig(), refusal=error)
+        return replace(Settled.of(nothing, model), fingerprint=text)
+
+
 def wanted_versions(model: str, config: bytes | None) -> VersionPolicy:
     """The version policy in a config.pbtxt; the default where there is none. Raises ConfigError."""
     return policy_of(parse(config, model).config if config is not None else ModelConfig(), model)
@@ -156,8 +189,10 @@ def first_estimate(listing: VersionListing, settled: Settled) -> int:
 
 def revision_of(listing: ModelListing, settled: Settled, version: int) -> Revision:
     """What a listed version is made of now."""
-    companions = tuple(stamp for stamp in listing.companions if stamp.path in settled.companions)
-    return Revision(listing.versions[version].files, settled.fingerprint, companions)
+    listed = listing.versions[version]
+    beside = listing.companions if listed.config is None else listed.files
+    companions = tuple(stamp for stamp in beside if stamp.path in settled.companions)
+    return Revision(listed.files, settled.fingerprint, companions)
 
 
 _RANKS = (State.UNKNOWN, State.UNAVAILABLE, State.UNLOADING, State.LOADING, State.READY)

@@ -54,6 +54,8 @@ class WrittenConfig:
 
     config: ModelConfig
     is_batching_off: bool = False
+    refusal: ConfigError | None = None
+    """Why it cannot be followed; it is empty then."""
 
 
 def parse(text: str | bytes, model: str, file: str = "config.pbtxt") -> WrittenConfig:

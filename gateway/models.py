@@ -345,6 +345,8 @@ class Models(Generic[G]):
 
     async def _bring_up(self, attempt: Attempt) -> _Live[G]:
         """Copy the files, ask the engine what they are, complete the configuration, start all instances."""
+        if attempt.written.refusal is not None:
+            raise attempt.written.refusal
         staged = await self._stage(attempt)
         try:
             version, written = str(attempt.version), attempt.written
@@ -377,7 +379,7 @@ class Models(Generic[G]):
 
     async def _stage(self, attempt: Attempt) -> Staged:
         copying = asyncio.ensure_future(asyncio.to_thread(
-            self._staging.take, attempt.listing, attempt.model_listing.path, attempt.revision.companions
+            self._staging.take, attempt.listing, attempt.companions_path, attempt.revision.companions
         ))  # fmt: skip
         try:
             return await asyncio.shield(copying)

@@ -30,7 +30,7 @@ from gateway.attempts import (
     Verify,
 )
 from gateway.errors import ConfigError
-from gateway.followed import Followed, Settled, first_estimate, read_config, revision_of, rows_of
+from gateway.followed import Followed, Settled, first_estimate, read_own, read_settled, revision_of, rows_of
 from gateway.lifecycle import State, Step, after
 from gateway.memory_budget import Resident, make_room, within
 from gateway.model_config import WrittenConfig
@@ -105,10 +105,11 @@ class Reconciler:
         listing = self._source.models.get(name)
         if listing is None:
             return False
-        settled = Settled.of(override or read_config(listing), name)
+        settled = read_settled(listing, {}) if override is None else Settled.of(override, name)
+        own = read_own(listing) if override is None else {}
         model = self._models.setdefault(name, Followed(name, is_late=self.is_ready(), is_required=is_required))
         model.is_requested, model.override = True, override
-        model.follow(listing, settled)
+        model.follow(listing, settled, own)
         model.attempts = [each for each in model.attempts if not each.is_over]
         self._touch(model)
         return True
@@ -292,8 +293,9 @@ class Reconciler:
         """As measured when it was last loaded, else as its files say."""
         last = model.over(version, model.chosen[version]) if version in model.chosen else None
         assert model.listing, "this is a bug: a version wanted that is not listed"
-        assert model.settled, "this is a bug: a version wanted without a configuration"
-        return last.nbytes if last and last.nbytes else first_estimate(model.listing.versions[version], model.settled)
+        if last and last.nbytes:
+            return last.nbytes
+        return first_estimate(model.listing.versions[version], model.settled_of(version))
 
     def _residents(self, loading: str = "") -> list[Resident]:
         """What takes memory. A model may leave when it is loaded on demand, whole, idle, and not the one to be
@@ -329,10 +331,9 @@ class Reconciler:
     def _attempt(self, model: Followed, version: int, failures: int) -> Attempt:
         """A new attempt at a wanted version, in place of earlier ones that are over."""
         assert model.listing, "this is a bug: a version wanted that is not listed"
-        assert model.settled, "this is a bug: a version wanted without a configuration"
-        listing = model.listing.versions[version]
-        revision = revision_of(model.listing, model.settled, version)
-        attempt = Attempt(model.name, version, revision, listing, model.listing, model.settled.written, failures)
+        listing, settled = model.listing.versions[version], model.settled_of(version)
+        revision = revision_of(model.listing, settled, version)
+        attempt = Attempt(model.name, version, revision, listing, model.listing, settled.written, failures)
         attempt.nbytes = self._expected_bytes(model, version)
         model.attempts = [each for each in model.attempts if not (each.is_over and each.version == version)]
         model.attempts.append(attempt)
@@ -376,10 +377,10 @@ class Reconciler:
         if listing is None:
             model.lose()
             return
-        settled = model.settled
+        settled, own = model.settled, read_own(listing, model.own)
         try:
             if settled is None or model.listing is None or model.listing.config != listing.config:
-                settled = Settled.of(read_config(listing), model.name)
+                settled = read_settled(listing, own)
         except ConfigError as error:
             if (reason := sentence(error)) != model.problem:
                 self._emit(Event("config-refused", "error", model.name, fields={"reason": reason}))
@@ -387,7 +388,7 @@ class Reconciler:
             if model.listing is None:
                 model.listing, model.settled = listing, None
             return
-        model.follow(listing, settled)
+        model.follow(listing, settled, own)
         was_on_demand = model.is_on_demand
         model.is_on_demand = not self._is_explicit and (listing.load_on_demand or settled.is_on_demand)
         if not was_on_demand and model.active():

@@ -21,7 +21,7 @@ cdef extern from "scatter.hpp" namespace "sluice" nogil:
         cbool next(int64_t rows)
 
     void collect_views(const Signature&, const Scatter&, InferRequest&, int64_t rows, cbool typed,
-                       vector[OutputView]&) except +
+                       cbool classed, vector[OutputView]&) except +
 
 
 cdef extern from "numbers.hpp" namespace "sluice" nogil:

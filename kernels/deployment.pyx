@@ -312,12 +312,13 @@ cdef class Deployment:
         cdef string_view model = string_view(self.signature.model.data(), self.signature.model.size())
         cdef string_view version = string_view(self.version_name.data(), self.version_name.size())
         try:
-            collect_views(self.signature, self.outputs, x.request, x.rows, x.protocol == GRPC and not x.request.raw,
-                          views[0])
-            if x.pair is not None:
+            if x.pair is not None:  # compared are the values, not the texts that classification makes of them
+                collect_views(self.signature, self.outputs, x.request, x.rows, False, False, views[0])
                 (<Pair>x.pair).capture(x, views[0])
                 if is_copy(x):
                     return
+            collect_views(self.signature, self.outputs, x.request, x.rows, x.protocol == GRPC and not x.request.raw,
+                          True, views[0])
             if x.protocol == GRPC:
                 encoded = encode_proto(x.request, model, version, views.data(), views.size(), x.answer, error)
             else:

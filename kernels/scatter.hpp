@@ -110,9 +110,9 @@ private:
 };
 
 // The answer's outputs: those the request lists, in its order, else all of the signature's. `typed`: the encoder counts
-// integers before it writes them; it always does so with BYTES.
+// integers before it writes them; it always does so with BYTES. `classed`: those that the request wants classified are.
 inline void collect_views(const Signature& s, const Scatter& scatter, InferRequest& r, int64_t rows, bool typed,
-                          std::vector<OutputView>& views) {
+                          bool classed, std::vector<OutputView>& views) {
     const bool batched = s.max_batch_size > 0;
     views.clear();
     const auto add = [&](const TensorSpec& spec) -> OutputView& {
@@ -129,7 +129,7 @@ inline void collect_views(const Signature& s, const Scatter& scatter, InferReque
         const TensorSpec& spec = s.outputs[size_t(s.find_output(wanted.name))];
         OutputView& view = add(spec);
         view.binary = wanted.binary;
-        if (wanted.classification > 0) classify(spec, batched, wanted.classification, view, r.arena);
+        if (classed && wanted.classification > 0) classify(spec, batched, wanted.classification, view, r.arena);
     }
 }
 

@@ -26,12 +26,15 @@ _TABLES = """
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS served (
         source TEXT NOT NULL, model TEXT NOT NULL, versions TEXT NOT NULL, config BLOB, is_chosen INTEGER NOT NULL,
-        load_on_demand INTEGER NOT NULL DEFAULT 0,
+        load_on_demand INTEGER NOT NULL DEFAULT 0, configs TEXT NOT NULL DEFAULT '{}',
         PRIMARY KEY (source, model)
     ) WITHOUT ROWID;
 """
-_ADDED = "ALTER TABLE served ADD COLUMN load_on_demand INTEGER NOT NULL DEFAULT 0"
-"""For a file that was made before there was this column."""
+_ADDED = {
+    "load_on_demand": "INTEGER NOT NULL DEFAULT 0",
+    "configs": "TEXT NOT NULL DEFAULT '{}'",
+}
+"""For a file that was made before there were these columns; in the order in which they came."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Served:
     config: bytes | None = None
     is_chosen: bool = True
     load_on_demand: bool = False
+    configs: Mapping[int, bytes] = field(default_factory=dict)
+    """By version, of those that have one of their own."""
 
 
 class Ledger:
@@ -73,8 +78,9 @@ class Ledger:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_TABLES)
             columns = {row[1] for row in self._connection.execute("PRAGMA table_info(served)")}
-            if "load_on_demand" not in columns:
-                self._connection.execute(_ADDED)
+            for name, kind in _ADDED.items():
+                if name not in columns:
+                    self._connection.execute(f"ALTER TABLE served ADD COLUMN {name} {kind}")
 
     def close(self) -> None:
         """Idempotent."""
@@ -108,7 +114,8 @@ class Ledger:
         """What was served last, by model."""
         seen = self.seen()
         rows = self._query(
-            "SELECT model, versions, config, is_chosen, load_on_demand FROM served WHERE source = ?", self._source
+            "SELECT model, versions, config, is_chosen, load_on_demand, configs FROM served WHERE source = ?",
+            self._source,
         )
         return {
             model: Served(
@@ -116,8 +123,9 @@ class Ledger:
                 config,
                 bool(is_chosen),
                 bool(load_on_demand),
+                {int(version): text.encode() for version, text in json.loads(configs).items()},
             )
-            for model, versions, config, is_chosen, load_on_demand in rows
+            for model, versions, config, is_chosen, load_on_demand, configs in rows
         }
 
     def serve(self, model: str, served: Served | None) -> None:
@@ -125,9 +133,11 @@ class Ledger:
         if served is None:
             self._query("DELETE FROM served WHERE source = ? AND model = ?", self._source, model)
             return
+        configs = json.dumps({version: config.decode() for version, config in served.configs.items()})
         values = (self._source, model, json.dumps(sorted(served.versions)), served.config, served.is_chosen,
-                  served.load_on_demand)  # fmt: skip
-        self._query("INSERT OR REPLACE INTO served VALUES (?, ?, ?, ?, ?, ?)", *values)
+                  served.load_on_demand, configs)  # fmt: skip
+        columns = "source, model, versions, config, is_chosen, load_on_demand, configs"
+        self._query(f"INSERT OR REPLACE INTO served ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", *values)
 
     def _query(self, statement: str, *values: object) -> list[Any]:
         with self._lock, self._errors():

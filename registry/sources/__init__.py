@@ -37,6 +37,9 @@ class VersionListing:
     files: tuple[FileStamp, ...]
     digests: Mapping[str, str] | None = field(default=None, compare=False)
     """The SHA-256 that the bytes of each file must have, by its path, where the source vouches for them."""
+    config: bytes | None = None
+    """The contents of its own config.pbtxt, where the source keeps one for each version, which then has its labels and
+    warm-up data among its files as well; empty: it keeps none for this one. None: the model's is meant."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,8 @@ class CatalogSource(RemoteSource):
             return Wanted(reasons=(sentence(error),))
 
     def candidate(self, row: VersionRow) -> Candidate:
-        return Candidate(row.version, f"sha256:{row.digest}", partial(self._bring, row.manifest.files))
+        config = (row.manifest.config_text or "").encode()
+        return Candidate(row.version, f"sha256:{row.digest}", partial(self._bring, row.manifest.files), config)
 
     def reasons_against(self, brief: VersionBrief, policy: ApprovalPolicy) -> list[str]:
         """Why a version may not be served; none when it may."""

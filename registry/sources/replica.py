@@ -45,6 +45,8 @@ class Candidate:
     version: int
     identity: str
     bring: Callable[[tuple[FileEntry, ...] | None], tuple[FileEntry, ...]] = field(compare=False, repr=False)
+    config: bytes | None = None
+    """See `VersionListing.config`."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,11 @@ class Replica:
             else:
                 reasons.append(f"version {each.version} is on its way")
                 is_awaited = True
-        served = Served(ready, want.config, want.is_chosen, want.load_on_demand)
+        configs = {each.version: each.config for each in want.candidates if each.config is not None}
+        served = Served(
+            ready, want.config, want.is_chosen, want.load_on_demand,
+            {version: config for version, config in configs.items() if version in ready},
+        )  # fmt: skip
         if not reasons:
             listing = self._listing(model, served)
             if listing is not None and listing.versions.keys() == _numbers(ready):
@@ -287,7 +293,7 @@ class Replica:
                 except OSError:  # somebody clears the cache at this moment
                     self._folders.pop(pinned.files, None)
                     continue
-                listed = VersionListing(version, folder, stamps, digests)
+                listed = VersionListing(version, folder, stamps, digests, served.configs.get(version))
                 if version < 0:
                     beside = listed
                 else:

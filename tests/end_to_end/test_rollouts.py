@@ -50,8 +50,11 @@ class Operator:
         self.catalog = Catalog(url)
         self.store = LocalArtifacts(artifacts)
 
-    def publish(self, model: onnx.ModelProto, name: str, alias: str | None = None) -> int:
+    def publish(self, model: onnx.ModelProto, name: str, alias: str | None = None, config: str = "") -> int:
         path = models.save(model, self.folder / name / "model.onnx")
+        if config:
+            path = path.parent
+            (path / "config.pbtxt").write_text(config)
         return push(self.catalog, self.store, path, MODEL, actor="ann", alias=alias).version
 
     def plan(self, document: Any = QUICK) -> str:
@@ -66,8 +69,13 @@ class Operator:
             command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=seconds
         )
 
-    def roll_out(self, to: int, *more: str) -> subprocess.CompletedProcess[str]:
-        return self.run("rollout", "start", MODEL, "--to", str(to), "--plan", self.plan(), "--wait", "--json", *more)
+    def roll_out(self, to: int, *more: str, plan: Any = QUICK) -> subprocess.CompletedProcess[str]:
+        words = ("rollout", "start", MODEL, "--to", str(to), "--plan", self.plan(plan), "--wait", "--json")
+        return self.run(*words, *more)
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.run("rollout", "status", MODEL, "--json").stdout)
+        return document
 
     @property
     def service(self) -> RolloutService:
@@ -140,6 +148,68 @@ def test_a_bad_version_is_rolled_back_and_no_caller_sees_an_error(
     assert document["canary"]["failed"] >= 2
     assert any(guard["fired"] for guard in document["guards"])
     assert "<failure" in report.read_text()
+
+
+SHADOWED = {
+    **QUICK,
+    "steps": [{"shadow": {"percent": 100, "minTime": "100ms", "minRequests": 50}}, *QUICK["steps"]],
+    "guards": {"disagreement": True},
+}
+
+
+@pytest.mark.heavy
+def test_a_version_that_answers_otherwise_as_a_shadow_is_rolled_back_unless_the_plan_allows_for_it(
+    gateway: Gateway, operator: Operator
+) -> None:
+    operator.publish(models.version_of(1.5), "other")
+    with callers(gateway) as traffic:
+        done = operator.roll_out(2, plan=SHADOWED)
+        assert done.returncode == 2, done.stderr + gateway.log_text()
+        assert versions(traffic, len(traffic.outcomes)) == {"1"}
+        assert operator.status()["disagreements"][-1] == {
+            "request_id": "",
+            "output": "version",
+            "difference": "1 of 1 values differ, first at 0",
+            "live": "[1]",
+            "shadow": "[1.5]",
+        }
+        done = operator.roll_out(2, plan={**SHADOWED, "comparison": {"outputs": {"version": {"atol": 1}}}})
+        assert done.returncode == 0, done.stderr + gateway.log_text()
+    assert not traffic.failures
+    assert operator.status()["disagreements"] == []
+
+
+def test_both_versions_are_run_by_their_own_configuration(gateway: Gateway, operator: Operator) -> None:
+    for version, rows in ((2, 4), (3, 8)):
+        operator.publish(models.version_of(version), f"by {rows}", config=f"max_batch_size: {rows}")
+    assert operator.run("alias", MODEL, "champion", "2").returncode == 0
+    with callers(gateway) as traffic:
+        wait_until(lambda: versions(traffic, 10) == {"2"}, why_not=gateway.log_text)
+        plan = operator.plan({**QUICK, "steps": [{"setWeight": 50}, {"pause": {}}]})
+        operator.run("rollout", "start", MODEL, "--to", "3", "--plan", plan)
+        wait_until(lambda: versions(traffic, 50) == {"2", "3"}, why_not=gateway.log_text)
+        assert [batch_size(gateway, version) for version in (2, 3)] == [4, 8]
+    assert not traffic.failures
+
+
+def test_a_version_whose_configuration_cannot_be_read_has_failed_at_once(
+    gateway: Gateway, operator: Operator
+) -> None:
+    operator.publish(models.version_of(2), "unreadable", config="nonsense {")
+    with callers(gateway) as traffic:
+        done = operator.roll_out(2)
+        assert done.returncode == 2, done.stderr + gateway.log_text()
+        assert "config.pbtxt:1" in json.loads(done.stdout)["reason"]
+    assert not traffic.failures
+    assert {outcome.version for outcome in traffic.outcomes} == {"1"}
+
+
+def batch_size(gateway: Gateway, version: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.http_port)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/v2/models/{MODEL}/versions/{version}/config")
+        size: int = json.loads(connection.getresponse().read())["max_batch_size"]
+        return size
 
 
 def test_without_traffic_nobody_can_tell(gateway: Gateway, operator: Operator) -> None:

@@ -172,3 +172,39 @@ def test_outputs_have_tolerances_of_their_own_and_the_others_that_of_all():
 @given(st.lists(st.floats(width=32), min_size=1, max_size=8))
 def test_every_answer_agrees_with_itself(values):
     assert difference([tensor(values)], [tensor(values)]) == ""
+
+
+shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+tolerances = st.builds(
+    Tolerance,
+    st.none() | st.floats(0, 1),
+    st.none() | st.floats(0, 1),
+    st.none() | st.integers(1, 9),
+    st.none() | st.tuples(st.sampled_from(["totalVariation", "jensenShannon"]), st.floats(0, 1)),
+)
+
+
+@st.composite
+def pairs(draw):
+    """Two tensors of one kind with any bytes; those of the second are not always as many as they should be."""
+    datatype, shape = draw(st.sampled_from(sorted(DTYPES))), draw(shapes)
+    size = DTYPES[datatype].itemsize * int(np.prod(shape, dtype=int))
+    raw, other = draw(st.binary(min_size=size, max_size=size)), draw(st.binary(min_size=size, max_size=size + 3))
+    return Tensor("y", datatype, shape, raw), Tensor("y", datatype, shape, other)
+
+
+@given(pairs(), tolerances)
+def test_whatever_a_shadow_answers_agrees_or_is_told_in_short(pair, tolerance):
+    live, shadow = pair
+    assert between([live], [live], tolerance) is None
+    found = between([live], [shadow], tolerance)
+    assert found is None or all(len(text) <= 300 for text in found)
+    if found is None:
+        assert len(shadow.raw) == len(live.raw)
+
+
+@given(st.lists(st.binary(max_size=5), max_size=5), st.binary(max_size=40))
+def test_whatever_a_shadow_answers_in_texts_is_compared(texts, raw):
+    live = tensor(texts, "BYTES")
+    found = between([live], [Tensor("y", "BYTES", live.shape, raw)])
+    assert (found is None) == (raw == live.raw)

@@ -1,5 +1,7 @@
 """Which versions come and go, decided from snapshots and outcomes alone."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from reconciler_house import House, listing, snapshot
 from gateway.attempts import CHANGED_IN_PLACE, Attempt, IndexRow, Load, Unload, Verify
 from gateway.lifecycle import State
 from gateway.model_config import WrittenConfig, parse
-from registry.sources import Problem, Snapshot
+from registry.sources import FileStamp, ModelListing, Problem, Snapshot
 
 
 @pytest.fixture
@@ -56,6 +58,59 @@ def test_at_first_a_model_is_ready_when_all_its_versions_have_come_out(house: Ho
     house.now += 1.0
     assert house.decide() == ["Load m 1"]
     assert house.reconciler.is_ready()
+
+
+OWN = {1: b"max_batch_size: 1", 2: b"max_batch_size: 2"}
+
+
+def with_own_configurations(*versions: int, configs: dict[int, bytes] = OWN) -> ModelListing:
+    """As a catalog lists them: the model's configuration is the newest version's."""
+    plain = listing("m", list(versions), configs[versions[-1]].decode())
+    own = {number: replace(each, config=configs[number]) for number, each in plain.versions.items()}
+    return replace(plain, versions=own, is_chosen=True)
+
+
+def test_a_version_with_another_configuration_leaves_the_one_beside_it_alone(house: House):
+    house.reconciler.observe(snapshot(m=with_own_configurations(1)))
+    house.load(1)
+    house.reconciler.observe(snapshot(m=with_own_configurations(1, 2)))
+    assert house.decide() == ["Load m 2"]
+    assert house.loading(2).written.config.max_batch_size == 2
+    house.load(2)
+    assert house.decide() == []
+    assert house.in_state(1, State.READY).written.config.max_batch_size == 1
+    assert house.ready() == (1, 2)
+
+
+def test_a_version_whose_own_configuration_cannot_be_read_leaves_the_one_beside_it_alone(house: House):
+    house.reconciler.observe(snapshot(m=with_own_configurations(1)))
+    house.load(1)
+    house.reconciler.observe(snapshot(m=with_own_configurations(1, 2, configs=OWN | {2: b"nonsense {"})))
+    assert house.decide() == ["Load m 2"]
+    refusal = house.loading(2).written.refusal
+    assert refusal is not None
+    assert "config.pbtxt:1" in refusal.reason
+    house.reconciler.failed(house.loading(2), refusal.reason, house.now, is_final=True)
+    assert house.decide() == []
+    assert house.ready() == (1,)
+
+
+def test_a_start_with_a_version_whose_own_configuration_cannot_be_read_serves_the_others(house: House):
+    house.reconciler.observe(snapshot(m=with_own_configurations(1, 2, configs=OWN | {2: b"nonsense {"})))
+    house.load(1)
+    assert house.ready() == (1,)
+
+
+def test_labels_of_a_version_with_its_own_configuration_are_its_own(house: House):
+    labels = FileStamp("labels.txt", 9, 0, 7)
+    text = b'output { name: "y" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt" }'
+    model = with_own_configurations(1, 2, configs={1: text, 2: b""})
+    versions = dict(model.versions)
+    versions[1] = replace(versions[1], files=(labels, *versions[1].files))
+    house.reconciler.observe(snapshot(m=replace(model, versions=versions)))
+    house.decide()
+    assert house.loading(1).revision.companions == (labels,)
+    assert house.loading(1).companions_path == versions[1].path
 
 
 def test_an_action_is_returned_once(house: House):

@@ -100,6 +100,17 @@ def test_both_answers_of_a_request_come_as_a_pair_and_the_caller_has_the_stable_
     assert theatre.end() == (1, 0, 0)
 
 
+def test_what_is_classified_for_the_caller_is_compared_as_values(theatre):
+    answer = theatre.send([[1, 2], [3, 4]], outputs=[("y", 1)])
+    theatre.settle()
+    theatre.work(theatre.stable)
+    theatre.work(theatre.shadow, triple)
+    (pair,) = theatre.pairs
+    assert answer.body.outputs[0].datatype == "BYTES"
+    assert (values(pair.live), values(pair.shadow)) == ([[[2, 4], [6, 8]]], [[[3, 6], [9, 12]]])
+    assert theatre.end() == (1, 0, 0)
+
+
 def test_the_shadow_may_be_the_faster_one(theatre):
     theatre.send()
     theatre.settle()

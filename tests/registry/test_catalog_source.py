@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from sqlalchemy import create_engine, text
 from registry.cache import CacheLimits, ContentCache
 from registry.catalog import Catalog
 from registry.errors import CatalogUnavailable, SourceUnavailable
-from registry.ledger import Ledger
+from registry.ledger import Ledger, Served
 from registry.policies import ApprovalPolicy, ModelPolicy
 from registry.rollouts import AliasEnd, Change, NewRollout
 from registry.sources import Snapshot
@@ -156,6 +158,37 @@ def test_the_configuration_is_the_versions_own(house: House):
     assert source.scan().models[MODEL].config == b"max_batch_size: 1"
     house.publish("two")
     assert source.scan().models[MODEL].config is None
+
+
+def test_each_version_of_a_rollout_has_its_own_configuration_also_after_a_restart_without_the_catalog(house: House):
+    house.publish("one", alias="champion", config_text="max_batch_size: 1")
+    house.publish("two", config_text="max_batch_size: 2")
+    house.publish("three")
+    expected = {1: b"max_batch_size: 1", 2: b"max_batch_size: 2", 3: b""}
+    source = house.start()
+    source.admit({MODEL: frozenset({1, 2, 3})})
+
+    def configs(snapshot: Snapshot) -> dict[int, bytes | None]:
+        return {version: each.config for version, each in snapshot.models[MODEL].versions.items()}
+
+    assert configs(source.scan()) == expected
+    source.close()
+    house.is_database_down = True
+    assert configs(house.start().scan()) == expected
+
+
+def test_a_ledger_of_before_versions_had_configurations_of_their_own_is_read(tmp_path: Path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger")) as old:
+        old.execute("CREATE TABLE served (source TEXT, model TEXT, versions TEXT, config BLOB, is_chosen INTEGER, "
+                    "PRIMARY KEY (source, model))")  # fmt: skip
+        old.execute("INSERT INTO served VALUES ('it', 'fraud', '[]', NULL, 1)")
+        old.commit()
+    ledger = Ledger(tmp_path / "ledger", "it")
+    ledger.open()
+    assert ledger.served() == {"fraud": Served()}
+    ledger.serve("fraud", Served(configs={3: b"max_batch_size: 1"}))
+    assert ledger.served() == {"fraud": Served(configs={3: b"max_batch_size: 1"})}
+    ledger.close()
 
 
 def test_files_of_a_version_may_be_its_labels(house: House):
