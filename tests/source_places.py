@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import obstore
 from cache_house import contents, entries
+from fake_mlflow import FakeMlflow
 from mlflow_server import ONNX_MLMODEL, MlflowServer
 from postgresql_server import PostgreSQLServer
 from s3_server import S3Server
@@ -238,10 +237,10 @@ class ObjectsPlace:
 class MlflowPlace:
     """By the latest version until one is chosen, and by the alias champion after that."""
 
-    def __init__(self, server: MlflowServer) -> None:
-        self._server = server
-        with contextlib.suppress(urllib.error.HTTPError):  # of a test before
-            server.call("DELETE", "registered-models/delete", name=MODEL)
+    def __init__(self, server: MlflowServer | FakeMlflow, *, url: str = "") -> None:
+        """`url`: where gateways reach the server, if not directly."""
+        self._server, self._url = server, url or server.url
+        server.delete_model(MODEL)  # of a test before
         self._roots: dict[int, str] = {}
         self._reference = Reference.parse(f"{MODEL}/latest")
 
@@ -255,7 +254,7 @@ class MlflowPlace:
         self._reference = Reference.parse(MODEL)
 
     def withdraw(self, version: int) -> None:
-        self._server.call("DELETE", "model-versions/delete", name=MODEL, version=str(version))
+        self._server.delete_version(MODEL, version)
 
     def rewrite(self, version: int, path: str, data: bytes) -> None:
         self._server.upload(f"{self._roots[version]}/{path}", data)
@@ -268,4 +267,4 @@ class MlflowPlace:
 
     def source(self, cache: ContentCache, **options: Any) -> Source:
         ledger = Ledger(cache.root / "ledger", "it")
-        return MlflowSource(self._server.url, (self._reference,), MlflowAccess(), cache, ledger, **options)
+        return MlflowSource(self._url, (self._reference,), MlflowAccess(), cache, ledger, **options)

@@ -14,8 +14,10 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+from fake_mlflow import FakeMlflow, fake_mlflow
 from fault_proxy import Fault, FaultProxy, fault_proxy
 from live_gateway import Gateway, StartGateway, wait_until
+from mlflow_server import ONNX_MLMODEL
 from postgresql_server import PostgreSQLServer, postgresql_server
 from s3_server import S3Server, s3_server
 from traffic import Traffic
@@ -112,6 +114,40 @@ def test_a_broken_link_fails_no_request_and_what_was_published_meanwhile_is_serv
         wait_for_version(traffic, 2, gateway)
     assert not traffic.failures
     assert {outcome.version for outcome in traffic.outcomes} == {"1", "2"}
+
+
+def register(server: FakeMlflow, number: int) -> None:
+    mlmodel = ONNX_MLMODEL.format(data="model.onnx").encode()
+    server.register(MODEL, {"MLmodel": mlmodel, "model.onnx": models.version_of(number)})
+    server.alias(MODEL, "champion", number)
+
+
+def test_a_link_to_mlflow_that_breaks_in_every_way_fails_no_request_and_what_was_registered_meanwhile_is_served(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    faults: tuple[Fault, ...] = ("cut", "delay", "hang", "truncate", "corrupt")
+    with fake_mlflow() as server, fault_proxy(port=server.port) as proxy:
+        register(server, 1)
+        settings = {
+            "registry.source": "mlflow",
+            "registry.mlflow_url": f"http://127.0.0.1:{proxy.port}",
+            "registry.mlflow_models": MODEL,
+            "registry.remote_poll_seconds": "0.1",
+        }
+        gateway = start_gateway(data_dir=tmp_path / "data", settings=settings)
+        with traffic_of(gateway) as traffic:
+            for number, fault in enumerate(faults, 2):
+                wait_for_answers(traffic, 20)
+                hits = proxy.hits
+                proxy.set(fault)
+                register(server, number)
+                wait_until(lambda hits=hits: proxy.hits > hits, why_not=gateway.log_text)
+                wait_for_answers(traffic, FAULT_ANSWERS)
+                assert gateway.is_ready()
+                proxy.set("none")
+                wait_for_version(traffic, number, gateway)
+        assert not traffic.failures
+        assert {int(outcome.version) for outcome in traffic.outcomes} == {1, *range(2, 2 + len(faults))}
 
 
 def test_a_database_that_restarts_again_and_again_is_followed(
