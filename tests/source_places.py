@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,9 +130,16 @@ class DirectoryPlace:
 class CatalogPlace:
     """Over any database and any store; `servers` are what both need."""
 
-    def __init__(self, url: str, store: ArtifactStore, folder: Path, *servers: PostgreSQLServer | S3Server) -> None:
-        self._url, self._store, self._folder, self._servers = url, store, folder, servers
-        self._catalog = Catalog(url)
+    def __init__(
+        self,
+        url: str,
+        store: ArtifactStore,
+        folder: Path,
+        *servers: PostgreSQLServer | S3Server,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url, self._store, self._folder, self._servers, self._clock = url, store, folder, servers, clock
+        self._catalog = Catalog(url, clock=clock)
         self._is_down = False
         self._sources: list[CatalogSource] = []
         self._shas: dict[tuple[int, str], str] = {}
@@ -187,7 +195,7 @@ class CatalogPlace:
     def _connect(self) -> Catalog:
         if self._is_down and not self._servers:
             raise CatalogUnavailable("the catalog", "connection refused")
-        return Catalog(self._url)
+        return Catalog(self._url, clock=self._clock)
 
     def source(self, cache: ContentCache, **options: Any) -> Source:
         ledger = Ledger(cache.root / "ledger", "it")
