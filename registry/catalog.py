@@ -31,7 +31,7 @@ from registry.catalog_rows import (
     version_target,
 )
 from registry.catalog_schema import Database, aliases, audit, checks, head, models, pushes, signatures, versions
-from registry.errors import AuthorMayNotApprove, NotFound, PolicyConflict
+from registry.errors import AuthorMayNotApprove, NotFound, PolicyConflict, PushExpired
 from registry.listing import ListedModel, list_models
 from registry.manifest import Manifest, canonical_json
 from registry.names import check_alias, check_name
@@ -159,7 +159,7 @@ class Catalog:
 
     def begin_push(self, objects: Iterable[str], actor: str) -> str:
         """Says that these objects are about to be stored, so that nobody takes them for garbage. Returns an id for
-        `add_version` or `end_push`; it expires after a day."""
+        `add_version` or `end_push`; it expires a day after the last `keep_push`."""
         push = uuid.uuid4().hex
         expires_at = int(self._clock()) + PUSH_SECONDS
         row = {"id": push, "expires_at": expires_at, "objects": canonical_json(sorted(set(objects)))}
@@ -167,6 +167,13 @@ class Catalog:
             connection.execute(delete(pushes).where(pushes.c.expires_at < int(self._clock())))
             connection.execute(insert(pushes).values(row))
         return push
+
+    def keep_push(self, push: str) -> None:
+        """Says that a push goes on: its day begins anew. Raises PushExpired when that is too late."""
+        with self._database.writing() as connection:
+            self._require_push(connection, push)
+            expires_at = int(self._clock()) + PUSH_SECONDS
+            connection.execute(update(pushes).where(pushes.c.id == push).values(expires_at=expires_at))
 
     def end_push(self, push: str) -> None:
         """Gives up a push. One that has ended is as good."""
@@ -193,10 +200,13 @@ class Catalog:
         Raises:
             InvalidName: of the alias.
             VersionRejected: the same version is there, was rejected, and an alias was to point at it.
+            PushExpired: the objects were no longer kept for the push.
         """
         if alias is not None:
             check_alias(alias)
         with self._database.writing() as connection:
+            if push:
+                self._require_push(connection, push)
             known = select(versions.c.version).where(
                 versions.c.model == manifest.model, versions.c.identity == manifest.identity
             )
@@ -343,6 +353,11 @@ class Catalog:
             return bad or check_state(entries, connection)
 
     # Inside a transaction
+
+    def _require_push(self, connection: Connection, push: str) -> None:
+        alive = select(pushes.c.id).where(pushes.c.id == push, pushes.c.expires_at >= int(self._clock()))
+        if connection.execute(alive).scalar() is None:
+            raise PushExpired
 
     def _insert_model(self, connection: Connection, name: str, policy: ModelPolicy) -> None:
         values = {"name": name, "policy": canonical_json(policy.to_dict()), "created_at": self._log.now()}

@@ -104,6 +104,10 @@ class CatalogTooNew(RegistryError):
         self.known = known
 
 
+class PushExpired(RegistryError):
+    """A push took so long that its objects were no longer kept for it: some of them may be gone."""
+
+
 class AliasConflict(RegistryError):
     """The alias is at `generation` and points at `version`; the caller expected generation `expected`."""
 

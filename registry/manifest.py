@@ -27,6 +27,8 @@ MAX_PATH = 1024
 MAX_DEPTH = 8
 CONFIG_FILENAME = "config.pbtxt"
 MODEL_FILENAME = "model.onnx"
+MODEL_FORMAT = "onnx"
+"""What is published, whatever it was converted from."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANK = 16
@@ -95,7 +97,7 @@ class Manifest:
     """The model card: field names and JSON values; prose is the field `text`."""
     lineage: Lineage = Lineage()
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    format: str = "onnx"
+    format: str = MODEL_FORMAT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(sorted(self.files)))
@@ -211,7 +213,7 @@ def _has_length(text: str, limit: int) -> bool:
 
 def _check(manifest: Manifest) -> None:
     _require("model", isinstance(manifest.model, str) and is_name(manifest.model), "no model's name")
-    _require("format", manifest.format == "onnx", "only onnx is known")
+    _require("format", manifest.format == MODEL_FORMAT, "only onnx is known")
     _require("files", 0 < len(manifest.files) <= MAX_FILES, f"from 1 to {MAX_FILES} files")
     _check_files(manifest.files)
     for name in ("inputs", "outputs"):

@@ -184,12 +184,12 @@ IsSignedBy = Callable[[Manifest, str, str], bool]
 """Whether a signature (the second argument) is good for the manifest's files by the public key (the third)."""
 
 
-def may_publish(manifest: Manifest, policy: ApprovalPolicy) -> list[str]:
-    """Reasons why no version with this manifest could ever be served; none when it could."""
+def may_publish(format: str, card: Mapping[str, Any], policy: ApprovalPolicy) -> list[str]:
+    """Reasons why no version of this format and with this model card could ever be served; none when it could."""
     reasons = []
-    if manifest.format not in policy.formats:
-        reasons.append(f"format {manifest.format} is not allowed")
-    missing = [name for name in policy.card_fields if manifest.card.get(name) in (None, "", [], {})]
+    if format not in policy.formats:
+        reasons.append(f"format {format} is not allowed")
+    missing = [name for name in policy.card_fields if card.get(name) in (None, "", [], {})]
     if missing:
         reasons.append(f"the model card lacks {', '.join(missing)}")
     return reasons
@@ -202,7 +202,7 @@ def may_serve(version: Version, policy: ApprovalPolicy, is_signed_by: IsSignedBy
         is_signed_by: `registry.signing.is_signed_by`; asked only when the policy names keys.
     """
     reasons = ["rejected"] if version.stage == "rejected" else []
-    reasons += may_publish(version.manifest, policy)
+    reasons += may_publish(version.manifest.format, version.manifest.card, policy)
     if policy.require_approval and version.stage == "pending":
         reasons.append("not approved yet")
     if policy.signed_by and not any(

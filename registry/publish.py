@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifacts import ArtifactStore, StoredObject
-from registry.catalog import Catalog
+from registry.catalog import PUSH_SECONDS, Catalog
 from registry.catalog_rows import VersionRow
-from registry.errors import NotFound, PolicyRefused
+from registry.errors import NotFound, PolicyRefused, PushExpired
 from registry.lineage import find_lineage
 from registry.manifest import Lineage, Manifest
 from registry.model_folder import Progress, PushLimits, read_model_folder
@@ -26,6 +26,8 @@ from registry.signing import sign
 COLLECT_SECONDS = 3.0
 """How long collecting keeps others from writing at a time: less than they wait, and far less than a database lets a
 transaction be idle. One that it has ended guards nothing any more."""
+KEEP_SECONDS = PUSH_SECONDS / 4
+"""How often a push that lasts says that its objects are still needed."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +119,54 @@ def publish(
     signatures: Iterable[str] = (),
     reason: str = "",
     progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PushResult:
     """The second half of `push`: stores the files of a manifest, by their paths in it, and adds the version. Raises as
     `push` does."""
-    told = progress or _silent
-    if reasons := may_publish(manifest, _policy(catalog, manifest.model).approval):
-        raise PolicyRefused(manifest.model, reasons)
-    push_id = catalog.begin_push((entry.sha256 for entry in manifest.files), actor)
+    check_policy(catalog, manifest.model, manifest.format, manifest.card)
+    bundles, stored = tuple(signatures), 0
+    while True:
+        push_id = catalog.begin_push((entry.sha256 for entry in manifest.files), actor)
+        try:
+            stored += _store(catalog, store, manifest, files, push_id, progress or _silent, clock)
+            row, is_new = catalog.add_version(
+                manifest, actor, alias=alias, signatures=bundles, push=push_id, reason=reason
+            )
+            break
+        except PushExpired:  # what was stored may have been collected: what is still there is only looked at again
+            continue
+    digest = row.manifest.content_digest
+    return PushResult(manifest.model, row.version, is_new, row.digest, digest, manifest.size, stored, row)
+
+
+def check_policy(catalog: Catalog, model: str, format: str, card: Mapping[str, Any]) -> None:
+    """Raises PolicyRefused when the model's policy asks for what a version of this format with this card never has."""
+    if reasons := may_publish(format, card, _policy(catalog, model).approval):
+        raise PolicyRefused(model, reasons)
+
+
+def _store(
+    catalog: Catalog,
+    store: ArtifactStore,
+    manifest: Manifest,
+    files: Mapping[str, Path],
+    push_id: str,
+    told: Progress,
+    clock: Callable[[], float],
+) -> int:
+    """Stores the files; how many bytes of them are new. Raises PushExpired besides what the store raises."""
     done = stored = 0
+    kept_at = clock()
     told("store", 0, manifest.size)
     for entry in manifest.files:
         if store.put(files[entry.path], entry.sha256):
             stored += entry.size
         done += entry.size
         told("store", done, manifest.size)
-    row, is_new = catalog.add_version(manifest, actor, alias=alias, signatures=signatures, push=push_id, reason=reason)
-    digest = row.manifest.content_digest
-    return PushResult(manifest.model, row.version, is_new, row.digest, digest, manifest.size, stored, row)
+        if clock() - kept_at > KEEP_SECONDS:
+            catalog.keep_push(push_id)
+            kept_at = clock()
+    return stored
 
 
 def collect(

@@ -96,6 +96,13 @@ class MlflowServer:
         else:
             self.call("POST", "registered-models/alias", name=name, alias=alias, version=str(version))
 
+    def delete_model(self, name: str) -> None:
+        with contextlib.suppress(urllib.error.HTTPError):  # where there is none
+            self.call("DELETE", "registered-models/delete", name=name)
+
+    def delete_version(self, name: str, version: int) -> None:
+        self.call("DELETE", "model-versions/delete", name=name, version=str(version))
+
     def _send(self, method: str, route: str, data: bytes, content_type: str) -> dict[str, Any]:
         headers = {"Content-Type": content_type, **self.headers}
         request = urllib.request.Request(self.url + route, data, headers, method=method)

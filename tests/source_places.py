@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import urllib.error
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import obstore
 from cache_house import contents, entries
+from fake_mlflow import FakeMlflow
 from mlflow_server import ONNX_MLMODEL, MlflowServer
 from postgresql_server import PostgreSQLServer
 from s3_server import S3Server
@@ -130,9 +130,16 @@ class DirectoryPlace:
 class CatalogPlace:
     """Over any database and any store; `servers` are what both need."""
 
-    def __init__(self, url: str, store: ArtifactStore, folder: Path, *servers: PostgreSQLServer | S3Server) -> None:
-        self._url, self._store, self._folder, self._servers = url, store, folder, servers
-        self._catalog = Catalog(url)
+    def __init__(
+        self,
+        url: str,
+        store: ArtifactStore,
+        folder: Path,
+        *servers: PostgreSQLServer | S3Server,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url, self._store, self._folder, self._servers, self._clock = url, store, folder, servers, clock
+        self._catalog = Catalog(url, clock=clock)
         self._is_down = False
         self._sources: list[CatalogSource] = []
         self._shas: dict[tuple[int, str], str] = {}
@@ -188,7 +195,7 @@ class CatalogPlace:
     def _connect(self) -> Catalog:
         if self._is_down and not self._servers:
             raise CatalogUnavailable("the catalog", "connection refused")
-        return Catalog(self._url)
+        return Catalog(self._url, clock=self._clock)
 
     def source(self, cache: ContentCache, **options: Any) -> Source:
         ledger = Ledger(cache.root / "ledger", "it")
@@ -238,10 +245,10 @@ class ObjectsPlace:
 class MlflowPlace:
     """By the latest version until one is chosen, and by the alias champion after that."""
 
-    def __init__(self, server: MlflowServer) -> None:
-        self._server = server
-        with contextlib.suppress(urllib.error.HTTPError):  # of a test before
-            server.call("DELETE", "registered-models/delete", name=MODEL)
+    def __init__(self, server: MlflowServer | FakeMlflow, *, url: str = "") -> None:
+        """`url`: where gateways reach the server, if not directly."""
+        self._server, self._url = server, url or server.url
+        server.delete_model(MODEL)  # of a test before
         self._roots: dict[int, str] = {}
         self._reference = Reference.parse(f"{MODEL}/latest")
 
@@ -255,7 +262,7 @@ class MlflowPlace:
         self._reference = Reference.parse(MODEL)
 
     def withdraw(self, version: int) -> None:
-        self._server.call("DELETE", "model-versions/delete", name=MODEL, version=str(version))
+        self._server.delete_version(MODEL, version)
 
     def rewrite(self, version: int, path: str, data: bytes) -> None:
         self._server.upload(f"{self._roots[version]}/{path}", data)
@@ -268,4 +275,4 @@ class MlflowPlace:
 
     def source(self, cache: ContentCache, **options: Any) -> Source:
         ledger = Ledger(cache.root / "ledger", "it")
-        return MlflowSource(self._server.url, (self._reference,), MlflowAccess(), cache, ledger, **options)
+        return MlflowSource(self._url, (self._reference,), MlflowAccess(), cache, ledger, **options)

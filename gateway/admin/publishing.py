@@ -16,8 +16,8 @@ from gateway.admin.bodies import Body
 from gateway.admin.problems import Problem, ProblemError
 from gateway.admin.registry_service import Doc, RegistryService
 from registry.errors import NotFound, StoreUnavailable
-from registry.manifest import CONFIG_FILENAME, FileEntry, Lineage, check_path, is_sha256
-from registry.publish import PushResult, push
+from registry.manifest import CONFIG_FILENAME, MODEL_FORMAT, FileEntry, Lineage, check_path, is_sha256
+from registry.publish import PushResult, check_policy, push
 
 MAX_SIGNATURES, MAX_SIGNATURE = 16, 1 << 20
 MAX_CONFIG = 1 << 20
@@ -65,7 +65,9 @@ def publication_from(model: str, body: Body, max_bytes: int) -> Publication:
 
 
 def publish(service: RegistryService, publication: Publication, folder: Path) -> Doc:
-    """Puts the files together below `folder`, and publishes them in the name of the service's actor."""
+    """Puts the files together below `folder`, and publishes them in the name of the service's actor. What the model's
+    policy refuses whatever the files hold is refused before they are asked for."""
+    check_policy(service.catalog, publication.model, MODEL_FORMAT, publication.card)
     missing = [file.sha256 for file in publication.files if not service.store.has(file.sha256)]
     if missing:
         detail = f"{len(missing)} of the files are not stored yet: upload them first"

@@ -14,7 +14,6 @@ from gateway.cli.columns import Cell, print_columns
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AsJson, Config, DataDir, TokenFile, address, messages, output, print_json, when
 from gateway.cli.registry import Doc, list_models, settings_of, token_of, told
-from gateway.cli.remote import AdminClient
 from gateway.registry_places import is_catalog_there
 from gateway.settings_sources import ADMIN_URL_VARIABLE
 
@@ -52,6 +51,8 @@ def models(
     if registered or (data_dir is not None and ADMIN_URL_VARIABLE not in os.environ):
         show_registered(data_dir, admin_url, token_file, config, as_json)
         return
+    from gateway.cli.remote import AdminClient  # not for a listing of a file, which should start quickly
+
     settings = settings_of(data_dir, config)
     client = AdminClient(admin_url or address(settings.admin.host, settings.admin_port), token_of(token_file))
     try:

@@ -1,7 +1,8 @@
 """How the subcommands reach a registry: the catalog of a data folder, opened here, or a gateway's admin API.
 
 Both have the same methods and give the same documents, so a subcommand does not know which it talks to. Errors of
-either become `CommandFailed` with one table of exit codes.
+either become `CommandFailed` with one table of exit codes. What only one of the ways needs is loaded there: a listing
+should start quickly.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from gateway.admin.problems import Problem, ProblemError, from_error
 from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
-from gateway.cli.remote import AdminClient, RemoteRegistry, read_token
 from gateway.errors import SettingsError
 from gateway.registry_places import catalog_file, is_catalog_there
 from gateway.settings import Settings
@@ -89,6 +88,8 @@ def open_registry(
     """The registry that the options name. Whatever it raises inside is told as `CommandFailed`."""
     with told():
         if (url := _gateway(data_dir, admin_url)) is not None:
+            from gateway.cli.remote import AdminClient, RemoteRegistry
+
             yield RemoteRegistry(AdminClient(url, token_of(token_file)))
             return
         from gateway.cli.local import opened  # the database is loaded only by who opens it
@@ -177,7 +178,11 @@ def settings_of(data_dir: Path | None, config: Path | None) -> Settings:
 
 
 def token_of(file: Path | None) -> str:
-    return read_token(file) if file is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip()
+    from gateway.cli.remote import read_token
+
+    return read_token(file)
 
 
 def user_name() -> str:
@@ -191,6 +196,8 @@ def user_name() -> str:
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Report]:
     """A bar on standard error for each thing under way; nothing when it is no terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda what, done, total: None

@@ -22,6 +22,8 @@ from registry.names import check_alias, check_name
 from registry.signing import sign
 
 TELL_BYTES = 1 << 18
+ROUNDS = 3
+"""What was sent may be collected as garbage while the rest takes days: it is asked for again."""
 PATIENCE_SECONDS = 3600.0
 """For the gateway to store a file and to publish: it may have to send it on to a bucket, and reads it all again."""
 
@@ -54,12 +56,14 @@ def push(client: AdminClient, publication: Publication, report: Report) -> Doc:
         "signatures": signatures,
         "reason": publication.reason,
     }
-    try:
-        return {**_publish(client, publication.model, document), "bytes_stored": 0}
-    except ProblemError as error:
-        if error.problem.kind != "not-uploaded":
-            raise
-        sent = _upload(client, manifest, folder, error.problem.facts["missing"], report)
+    sent = 0
+    for _ in range(ROUNDS):
+        try:
+            return {**_publish(client, publication.model, document), "bytes_stored": sent}
+        except ProblemError as error:
+            if error.problem.kind != "not-uploaded":
+                raise
+            sent += _upload(client, manifest, folder, error.problem.facts["missing"], report)
     return {**_publish(client, publication.model, document), "bytes_stored": sent}
 
 

@@ -4,23 +4,30 @@ published is served."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import models
 import numpy as np
 import pytest
+from fake_mlflow import FakeMlflow, fake_mlflow
 from fault_proxy import Fault, FaultProxy, fault_proxy
-from live_gateway import Gateway, StartGateway, wait_until
+from live_gateway import ROOT, Gateway, StartGateway, wait_until
+from mlflow_server import ONNX_MLMODEL
 from postgresql_server import PostgreSQLServer, postgresql_server
 from s3_server import S3Server, s3_server
 from traffic import Traffic
 
+from registry.artifacts import LocalArtifacts
 from registry.cache import ContentCache
 from registry.catalog import Catalog
 from registry.errors import SourceUnavailable
@@ -115,6 +122,40 @@ def test_a_broken_link_fails_no_request_and_what_was_published_meanwhile_is_serv
     assert {outcome.version for outcome in traffic.outcomes} == {"1", "2"}
 
 
+def register(server: FakeMlflow, number: int) -> None:
+    mlmodel = ONNX_MLMODEL.format(data="model.onnx").encode()
+    server.register(MODEL, {"MLmodel": mlmodel, "model.onnx": models.version_of(number)})
+    server.alias(MODEL, "champion", number)
+
+
+def test_a_link_to_mlflow_that_breaks_in_every_way_fails_no_request_and_what_was_registered_meanwhile_is_served(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    faults: tuple[Fault, ...] = ("cut", "delay", "hang", "truncate", "corrupt")
+    with fake_mlflow() as server, fault_proxy(port=server.port) as proxy:
+        register(server, 1)
+        settings = {
+            "registry.source": "mlflow",
+            "registry.mlflow_url": f"http://127.0.0.1:{proxy.port}",
+            "registry.mlflow_models": MODEL,
+            "registry.remote_poll_seconds": "0.1",
+        }
+        gateway = start_gateway(data_dir=tmp_path / "data", settings=settings)
+        with traffic_of(gateway) as traffic:
+            for number, fault in enumerate(faults, 2):
+                wait_for_answers(traffic, 20)
+                hits = proxy.hits
+                proxy.set(fault)
+                register(server, number)
+                wait_until(lambda hits=hits: proxy.hits > hits, why_not=gateway.log_text)
+                wait_for_answers(traffic, FAULT_ANSWERS)
+                assert gateway.is_ready()
+                proxy.set("none")
+                wait_for_version(traffic, number, gateway)
+        assert not traffic.failures
+        assert {int(outcome.version) for outcome in traffic.outcomes} == {1, *range(2, 2 + len(faults))}
+
+
 def test_a_database_that_restarts_again_and_again_is_followed(
     start_gateway: StartGateway, shared: Shared, tmp_path: Path
 ) -> None:
@@ -201,6 +242,98 @@ def test_a_gateway_killed_while_it_pulls_finds_every_version_whole_or_absent(
     with traffic_of(gateway) as traffic:
         wait_for_version(traffic, 4, gateway)
     assert not traffic.failures
+
+
+JUMPING = """
+import pathlib, sys, time
+real, place = time.time, pathlib.Path(sys.argv.pop(1))
+time.time = lambda: real() + float(place.read_text())
+time.time_ns = lambda: int(time.time() * 1e9)
+from gateway.entry import main
+main()
+"""
+"""A gateway whose wall clock is as far off as a file says."""
+
+
+def test_a_wall_clock_that_jumps_forth_and_back_fails_no_request_and_keeps_nothing_from_being_followed(
+    start_gateway: StartGateway, shared: Shared, tmp_path: Path
+) -> None:
+    off = tmp_path / "seconds"
+    off.write_text("0")
+    shared.publish(1)
+    gateway = start_gateway(data_dir=tmp_path / "data", settings=shared.settings, program=("-c", JUMPING, str(off)))
+    with traffic_of(gateway) as traffic:
+        for number, seconds in enumerate((3e8, -6e8, 60, -3600), 2):
+            replacement = off.with_suffix(".new")
+            replacement.write_text(str(seconds))
+            replacement.replace(off)
+            wait_for_answers(traffic, 50)
+            shared.publish(number)
+            wait_for_version(traffic, number, gateway)
+            assert gateway.is_ready()
+    assert not traffic.failures
+    years = {int(line["@timestamp"][:4]) for line in gateway.logs()}
+    assert max(years) - min(years) > 15, "its clock did jump"
+
+
+def test_a_gateway_killed_while_a_push_is_sent_to_it_has_the_version_whole_or_absent(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    data_dir, made = tmp_path / "data", tmp_path / "model"
+    models.external(made / "model.onnx", "weights.bin")
+    files = {path.name: path.read_bytes() for path in made.iterdir()}
+    entries = [
+        {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+    ]
+    first, second = ((each["sha256"], files[str(each["path"])]) for each in entries)
+    for sent in ([(*first, 0.5)], [(*first, 1.0), (*second, 0.5)], [(*first, 1.0), (*second, 1.0)]):
+        gateway = start_gateway(data_dir=data_dir)
+        uploads = data_dir / "uploads"
+        with contextlib.ExitStack() as stack:
+
+            def connect(gateway: Gateway = gateway, stack: contextlib.ExitStack = stack) -> HTTPConnection:
+                return stack.enter_context(contextlib.closing(HTTPConnection(gateway.admin_url, timeout=20)))
+
+            for sha256, data, part in sent:
+                connection = connect()
+                connection.putrequest("PUT", f"/api/v1/registry/objects/{sha256}")
+                connection.putheader("Content-Length", str(len(data)))
+                connection.endheaders(data[: int(len(data) * part)])
+                if part == 1.0:
+                    assert connection.getresponse().status in (200, 201)
+                else:
+                    wait_until(lambda uploads=uploads: any(uploads.glob("upload-*")), why_not=gateway.log_text)
+            if all(part == 1.0 for _, _, part in sent):
+                route, document = f"/api/v1/registry/models/{MODEL}/versions", json.dumps({"files": entries})
+                connect().request("POST", route, document, {"Content-Type": "application/json"})
+            gateway.kill()
+        check_whole_or_absent(data_dir, files)
+    gateway = start_gateway(data_dir=data_dir)
+    assert list((data_dir / "uploads").glob("*")) == [], "what was sent in part is gone"
+    pushed = subprocess.run(
+        [sys.executable, "-m", "gateway", "push", made, "--name", MODEL, "--admin-url", gateway.admin_url],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert pushed.returncode == 0, pushed.stderr
+    assert check_whole_or_absent(data_dir, files) == 1
+    wait_until(lambda: gateway.get(f"/v2/models/{MODEL}/versions/1/ready")[0] == 200, why_not=gateway.log_text)
+
+
+def check_whole_or_absent(data_dir: Path, files: dict[str, bytes]) -> int:
+    """How many versions there are: each is all of these files."""
+    store = LocalArtifacts(data_dir / "artifacts")
+    for found in store.list():
+        with contextlib.closing(store.open(found.sha256)) as reader:
+            assert hashlib.sha256(reader.read()).hexdigest() == found.sha256
+    with contextlib.closing(Catalog(f"sqlite:///{data_dir / 'catalog.db'}")) as catalog:
+        assert catalog.verify_audit() is None
+        rows = catalog.versions(MODEL) if catalog.models() else []
+    for row in rows:
+        assert {file.path for file in row.manifest.files} == files.keys()
+        for file in row.manifest.files:
+            with contextlib.closing(store.open(file.sha256)) as reader:
+                assert reader.read() == files[file.path]
+    return len(rows)
 
 
 def test_two_gateways_on_one_registry_see_a_push_in_time_and_never_disagree(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from gateway.cli import app
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import byte_size, when
 from gateway.cli.token import duration
+from registry.artifacts import LocalArtifacts
+from registry.policies import ApprovalPolicy, ModelPolicy
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -82,6 +85,36 @@ def test_files_that_are_there_are_not_sent_again(plane: LivePlane, file: str) ->
     other = json.loads(run("push", file, "--name", "y", "--json", **environment).stdout)
     assert (first["bytes_stored"], other["bytes_stored"]) == (Path(file).stat().st_size, 0)
     assert other["is_new"] is True
+
+
+def test_what_the_policy_refuses_whatever_it_holds_is_not_sent(plane: LivePlane, file: str) -> None:
+    environment = {"SLUICE_ADMIN_URL": plane.url}
+    with contextlib.closing(plane.catalog()) as catalog:
+        catalog.set_policy("x", ModelPolicy(approval=ApprovalPolicy(card_fields=("owner",))), "ann")
+    refused = failure("push", file, "--name", "x", **environment)
+    assert "the model card lacks owner" in str(refused)
+    assert refused.exit_code == ExitCode.REFUSED
+    assert list(plane.store.list()) == []
+
+
+def test_what_was_collected_while_the_rest_was_sent_is_sent_again(
+    plane: LivePlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when sending takes days."""
+    models.external(tmp_path / "large" / "model.onnx", "weights.bin")
+    put, gone = LocalArtifacts.put, []
+
+    def put_late(store: LocalArtifacts, path: Path, sha256: str) -> bool:
+        if len(gone) < 1 and (others := list(store.list())):
+            gone.extend(others)
+            store.delete(others[0].sha256)
+        return put(store, path, sha256)
+
+    monkeypatch.setattr(LocalArtifacts, "put", put_late)
+    pushed = run("push", str(tmp_path / "large"), "--name", "x", SLUICE_ADMIN_URL=plane.url)
+    assert pushed.exit_code == 0, pushed.output
+    assert len(gone) == 1
+    assert run("verify", "x", "1", SLUICE_ADMIN_URL=plane.url).exit_code == 0
 
 
 def test_a_file_beyond_the_gateways_limit_is_refused(tmp_path: Path) -> None:

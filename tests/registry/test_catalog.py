@@ -26,9 +26,10 @@ from registry.errors import (
     InvalidName,
     NotFound,
     PolicyConflict,
+    PushExpired,
     VersionRejected,
 )
-from registry.listing import SCHEMA_VERSION, list_file
+from registry.listing import SCHEMA_VERSION
 from registry.manifest import Lineage
 from registry.policies import ApprovalPolicy, GoldenSet, ModelPolicy
 
@@ -310,26 +311,6 @@ class TestWatching:
         assert (overview.versions["empty"], dict(overview.aliases["empty"])) == ((), {})
         assert overview.aliases["fraud"]["champion"].version == 1
 
-    def test_the_listing_says_what_versions_and_aliases_come_to(self, catalog: Catalog) -> None:
-        for content in "ab":
-            catalog.add_version(manifest(content), "ada", alias="candidate")
-        catalog.approve("fraud", 1, "bob")
-        catalog.move_alias("fraud", "champion", 1, actor="ada")
-        catalog.move_alias("fraud", "old", 1, actor="ada")
-        catalog.move_alias("fraud", "old", None, actor="ada")
-        catalog.set_policy("churn", ModelPolicy("latest:2"), "ada")
-        published_at = catalog.version("fraud", 2).created_at
-        assert catalog.listing() == [
-            ("churn", 0, None, 0, {}, "latest:2", None),
-            ("fraud", 2, 2, 1, {"candidate": 2, "champion": 1}, "default", published_at),
-        ]
-
-    def test_a_file_is_listed_as_the_catalog_in_it(self, tmp_path: Path) -> None:
-        with contextlib.closing(Catalog(f"sqlite:///{tmp_path}/c# %41.db")) as catalog:
-            catalog.add_version(manifest(), "ada", alias="champion")
-            [file] = [path for path in tmp_path.iterdir() if path.suffix == ".db"]
-            assert list_file(file) == catalog.listing() != []
-
     def test_an_overview_while_others_write_is_never_half_of_a_change(self, catalog: Catalog) -> None:
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(
@@ -360,25 +341,6 @@ class TestDatabase:
         with pytest.raises(CatalogTooNew) as error:
             Catalog(f"sqlite:///{tmp_path}/c.db")
         assert (error.value.found, error.value.known) == (99, SCHEMA_VERSION)
-
-    def test_in_a_file_that_is_of_a_later_release_is_not_listed(self, tmp_path: Path) -> None:
-        Catalog(f"sqlite:///{tmp_path}/c.db").close()
-        with contextlib.closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as connection:
-            connection.execute("UPDATE head SET schema_version = 99")
-        with pytest.raises(CatalogTooNew):
-            list_file(tmp_path / "c.db")
-
-    def test_in_a_file_that_is_none_is_not_listed(self, tmp_path: Path) -> None:
-        (tmp_path / "c.db").write_bytes(b"something else" * 100)
-        with pytest.raises(CatalogUnavailable):
-            list_file(tmp_path / "c.db")
-        with pytest.raises(CatalogUnavailable):
-            list_file(tmp_path / "missing.db")
-        assert not (tmp_path / "missing.db").exists()
-
-    def test_in_a_file_that_another_process_makes_just_now_holds_nothing_yet(self, tmp_path: Path) -> None:
-        (tmp_path / "c.db").touch()
-        assert list_file(tmp_path / "c.db") == []
 
     def test_of_the_first_release_is_brought_up_to_date_with_all_that_it_holds(self, database_url: str) -> None:
         first = Catalog(database_url)
@@ -491,3 +453,19 @@ class TestPushesUnderWay:
         with catalog.collecting() as kept:
             assert kept == {file}
         catalog.close()
+
+    def test_keep_their_objects_for_days_as_long_as_they_say_so(self, database_url: str) -> None:
+        now = [1_000_000.0]
+        with contextlib.closing(Catalog(database_url, clock=lambda: now[0])) as catalog:
+            push = catalog.begin_push([f"{1:064d}"], "ada")
+            for _ in range(5):
+                now[0] += 23 * 3600
+                catalog.keep_push(push)
+                with catalog.collecting() as kept:
+                    assert kept == {f"{1:064d}"}
+            now[0] += 24 * 3600 + 1
+            with pytest.raises(PushExpired):
+                catalog.keep_push(push)
+            with pytest.raises(PushExpired):
+                catalog.add_version(manifest(), "ada", push=push)
+            assert catalog.models() == [], "no version of objects that may be gone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ import pytest
 
 from registry.artifacts import LocalArtifacts
 from registry.catalog import Catalog
+from registry.manifest import FileEntry, Manifest, TensorSpec
 from registry.policies import ApprovalPolicy, GoldenSet, ModelPolicy
-from registry.publish import COLLECT_SECONDS, collect, push
+from registry.publish import COLLECT_SECONDS, collect, publish, push
 from registry.rollouts import NewRollout
 
 LATER = 2.0**40
@@ -75,3 +77,34 @@ def test_a_slow_store_holds_nobody_up_and_what_a_push_names_meanwhile_stays(
     monkeypatch.setattr(catalog, "collecting", interrupted)
     gone = collect(catalog, store, before=LATER, clock=lambda: now)
     assert (len(gone), len(digests(store))) == (1, 2)
+
+
+@pytest.mark.parametrize(("hours", "puts"), [(20, 3), (30, 6)], ids=["each within a day", "one longer than a day"])
+def test_a_push_that_lasts_for_days_is_whole_whatever_is_collected_meanwhile(
+    tmp_path: Path, hours: int, puts: int
+) -> None:
+    now = [1_000_000.0]
+    texts = ("a", "b", "c")
+    sent: list[str] = []
+
+    class SlowStore(LocalArtifacts):
+        """While a file is on its way, hours go by, and somebody collects all that nobody names."""
+
+        def put(self, path: Path, sha256: str) -> bool:
+            sent.append(path.name)
+            if len(sent) <= len(texts):
+                now[0] += hours * 3600
+                collect(catalog, self, before=LATER)
+            return super().put(path, sha256)
+
+    with contextlib.closing(Catalog(f"sqlite:///{tmp_path}/catalog.db", clock=lambda: now[0])) as catalog:
+        for text in texts:
+            (tmp_path / text).write_text(text)
+        files = tuple(FileEntry(text, hashlib.sha256(text.encode()).hexdigest(), 1) for text in texts)
+        tensors = (TensorSpec("x", "FP32", (-1, 1)),)
+        made = Manifest("fraud", files, inputs=tensors, outputs=tensors)
+        store = SlowStore(tmp_path / "artifacts")
+        paths = {text: tmp_path / text for text in texts}
+        result = publish(catalog, store, made, paths, actor="ann", clock=lambda: now[0])
+        assert {entry.sha256 for entry in result.row.manifest.files} <= digests(store)
+    assert len(sent) == puts

@@ -145,10 +145,10 @@ class TestApprovalMatrix:
     def test_card_fields(self, card: dict[str, Any], is_served: bool) -> None:
         policy = ApprovalPolicy(card_fields=("owner", "licence"))
         assert (may_serve(row(card=card), policy, by_name) == []) is is_served
-        assert (may_publish(manifest(card=card), policy) == []) is is_served
+        assert (may_publish("onnx", card, policy) == []) is is_served
 
     def test_format(self) -> None:
-        assert may_publish(manifest(), ApprovalPolicy(formats=("pt2",))) == ["format onnx is not allowed"]
+        assert may_publish("onnx", {}, ApprovalPolicy(formats=("pt2",))) == ["format onnx is not allowed"]
 
     @pytest.mark.parametrize(
         ("checks", "reasons"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_mlflow import fake_mlflow
 from mlflow_server import MlflowServer, mlflow_server
 from source_places import CatalogPlace, DirectoryPlace, Gateway, MlflowPlace, ObjectsPlace, Place
 
@@ -17,7 +18,7 @@ from registry.object_artifacts import ObjectArtifacts
 ONE, TWO = {"model.onnx": b"one", "weights/0.bin": b"w1"}, {"model.onnx": b"two"}
 # Installing and starting an MLflow server takes minutes: `make test-heavy`.
 MLFLOW = pytest.param("mlflow", marks=[pytest.mark.heavy, pytest.mark.timeout(400)])
-REMOTE = ["catalog, SQLite and a folder", "catalog, PostgreSQL and S3", "bucket", MLFLOW]
+REMOTE = ["catalog, SQLite and a folder", "catalog, PostgreSQL and S3", "bucket", "mlflow, faked", MLFLOW]
 Start = Callable[..., Gateway]
 
 
@@ -42,6 +43,9 @@ def made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Pl
                 yield place
         case "bucket":
             yield ObjectsPlace(request.getfixturevalue("s3"))
+        case "mlflow, faked":
+            with fake_mlflow() as server:
+                yield MlflowPlace(server)
         case _:
             yield MlflowPlace(request.getfixturevalue("mlflow"))
 
