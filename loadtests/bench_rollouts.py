@@ -256,12 +256,12 @@ def throughput(options: argparse.Namespace) -> list[str]:
             for is_active in (number % 2 == 1, number % 2 == 0):
                 if is_active:
                     gateways.start(2, plan)
-                    gateways.until(lambda status: status["weight"] == 10)
+                    gateways.until(lambda status: status["weight"] == 0.1)
                 for name, run in loads.items():
                     figures[name, is_active].append(run(gateways))
                 if is_active:
                     status = gateways.status()
-                    if status["weight"] != 10:
+                    if status["weight"] != 0.1:
                         raise RuntimeError(f"the rollout went on by itself: {status}")
                     gateways.abort()
                     gateways.until(lambda status: status["state"] == "rolled_back")

@@ -66,7 +66,7 @@ def test_every_key_is_read() -> None:
           labels: true
           metrics: [{name: cpu, query: cpu, failureCondition: "> 0.9"}]
         promotion: {maxFailurePercent: 1, maxRatio: 3, beta: 0.1}
-        alpha: 0.02
+        alpha: 0.03
         onInconclusive: rollback
         maxDuration: 2h
         terminationWait: 90
@@ -90,14 +90,14 @@ def test_every_key_is_read() -> None:
         ),
         guards=Guards(
             failures=LabelGuard(1.5, 2.0),
-            latency=LatencyGuard(1.2, 0.25, 5.0),
+            latency=LatencyGuard(1.2, 0.25, 9.0),
             absolute=AbsoluteGuard(0.02, 0.9),
             disagreement=DisagreementGuard(0.03),
             labels=LabelGuard(),
             metrics=(Analysis("cpu", "cpu", failure=read_condition("> 0.9")),),
         ),
         promotion=Promotion(0.01, 3.0, 0.1),
-        alpha=0.02,
+        alpha=0.03,
         on_inconclusive="rollback",
         max_duration=7200.0,
         termination_wait=90.0,
