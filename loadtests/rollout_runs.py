@@ -17,15 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway.rollouts.plan import Plan
-from loadtests.rollout_rules import ALL, FAILURES, Rule, sluice
+from loadtests.rollout_rules import ALL, Rule, sluice
 from loadtests.rollout_traffic import Traffic, bursts, drift, make, outage, steady
 
 T = TypeVar("T")
 
 REQUESTS = 3000
 """Of a rollout of equal versions."""
-MAX_EVENTS = 400
-"""Failed requests until a failing canary counts as not found."""
 PART = 20
 """Runs that one process makes at a time, with a seed of their own."""
 
@@ -46,17 +44,6 @@ def false_rollback(source: np.random.Generator, name: str, weight: float, rule: 
 def counted_wrong(traffic: Traffic, weight: float) -> int | None:
     """All guards, were each answer of a failed batch an event."""
     return sluice(ALL, traffic, weight, counts_raw=True)
-
-
-def failures_alone(source: np.random.Generator, weight: float, stable: float, canary: float) -> int | None:
-    """Failed requests of the canary until the failures guard alone, with all of alpha 1 %, rolls back. All but the
-    failed requests are left out, which that guard never hears of."""
-    share = weight * canary / (weight * canary + (1 - weight) * stable)
-    is_canary = source.random(MAX_EVENTS) < share
-    all_of_them = np.ones(MAX_EVENTS, np.bool_)
-    traffic = Traffic(is_canary, all_of_them, all_of_them, np.zeros(MAX_EVENTS))
-    at = sluice(FAILURES, traffic, weight)
-    return None if at is None else int(np.count_nonzero(is_canary[: at + 1]))
 
 
 def failures_until(

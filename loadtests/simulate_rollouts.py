@@ -17,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from loadtests.rollout_exact import MAX_EVENTS, failures_alone
 from loadtests.rollout_rules import ALL, FAILURES, LATENCY, RULES, all_guards
 from loadtests.rollout_runs import (
     EQUAL,
-    MAX_EVENTS,
     REQUESTS,
     Runs,
     Simulations,
     counted_wrong,
-    failures_alone,
     failures_until,
     false_rollback,
     simulations,
@@ -61,14 +60,13 @@ class Size:
     """How many simulated rollouts behind each figure."""
 
     equal: int = 1000
-    shifts: int = 2000
     together: int = 1000
     slower: int = 500
     whole: int = 100
     peers: int = 400
 
 
-QUICK = Size(equal=4, shifts=40, together=4, slower=10, whole=1, peers=4)
+QUICK = Size(equal=4, together=4, slower=10, whole=1, peers=4)
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def report_failures(simulated: Simulations, size: Size) -> Report:
             percent(weight),
             f"{percent(stable)} → {percent(canary)}",
             published,
-            simulated.ask(size.shifts, failures_alone, weight, stable, canary),
+            failures_alone(weight, stable, canary),
             failures_together(simulated, weight, stable, canary, size.together),
         )
         for weight in WEIGHTS
@@ -150,8 +148,8 @@ def report_failures(simulated: Simulations, size: Size) -> Report:
     return lambda: table(
         ["weight", "stable → canary fails", "published", "failures guard alone", "default plan"],
         [
-            [*words, Detection(alone.results()), "" if together is None else Detection(together.results())]
-            for *words, alone, together in asked
+            [*words, "" if together is None else Detection(together.results())]
+            for *words, together in asked
         ],
     )
 
@@ -314,9 +312,9 @@ together. So many runs of a test that errs in just {alpha} would show up to {mos
 
 Failed requests of the canary until it is rolled back, median/95th percentile of the rollouts that were (and how many
 were within {max_events} failed requests, where not all). "Published" are the figures that were to be reached, by one
-guard with an alpha of {alone}: that of the column beside. The default plan has {alpha}, half of it for failures, so that
-this guard has {alone} there too. {size.shifts} rollouts a figure, {size.together} of the default plan. Empty: too many
-requests to simulate.
+guard with an alpha of {alone}. That is the column beside; it is computed from the guard's own decisions on counts, not
+simulated. The default plan has {alpha}, half of it for failures, so that this guard has {alone} there too; {size.together}
+simulated rollouts a figure, with all that chance does to 95th percentiles. Empty: too many requests to simulate.
 
 {failures}
 
