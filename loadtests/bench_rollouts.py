@@ -133,7 +133,7 @@ def faults(options: argparse.Namespace, count: int = 1) -> list[str]:
         " time is the data plane's own, at which the request was found to have gone wrong. Weight 0 is when the route table"
         " has been swapped, so that no request is routed to the canary any more"
         + ("." if count == 1 else ": in the first gateway, and in the last.")
-        + " `last sent`: the last request that callers sent and the canary answered, 0.0: before the event.",
+        + " `last sent`: the last request that callers sent and the canary answered; 0.0: before the event, empty: it answered none.",
         "",
         "| canary | protocol | exit | rule | failed / asked | calls that saw an error | seconds |"
         + (" event to weight 0, ms |" if count == 1 else " event to first weight 0, ms | to weight 0 everywhere, ms |")
