@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import tools
 from bench_peers import ROOT, commit, machine
-from bench_serving import build, load
+from bench_serving import build, children, load
 from faulty_models import Fault, faulty
 from rollout_callers import MODEL, Answer, call
 from rollout_fleet import Fleet, fleet
@@ -132,7 +133,7 @@ def faults(options: argparse.Namespace, count: int = 1) -> list[str]:
         " time is the data plane's own, at which the request was found to have gone wrong. Weight 0 is when the route table"
         " has been swapped, so that no request is routed to the canary any more"
         + ("." if count == 1 else ": in the first gateway, and in the last.")
-        + " `last sent`: the last request that callers sent and the canary answered, 0.0: before the event.",
+        + " `last sent`: the last request that callers sent and the canary answered; 0.0: before the event, empty: it answered none.",
         "",
         "| canary | protocol | exit | rule | failed / asked | calls that saw an error | seconds |"
         + (" event to weight 0, ms |" if count == 1 else " event to first weight 0, ms | to weight 0 everywhere, ms |")
@@ -231,6 +232,32 @@ def good(options: argparse.Namespace) -> list[str]:
 # The hot path
 
 
+@dataclass(frozen=True)
+class Cost:
+    """One window: what the load generator saw, and processor time by answer, in microseconds: of the gateway's own
+    process, where requests are read, routed and answered, and of its workers with it."""
+
+    figures: tools.Figures
+    own: float
+    all: float
+
+
+def cost(pid: int, run: Callable[[], tools.Figures], seconds: float) -> Cost:
+    before = processor_seconds(pid)
+    figures = run()
+    answers = figures.rate * seconds
+    own, workers = (after - was for after, was in zip(processor_seconds(pid), before, strict=True))
+    return Cost(figures, own / answers * 1e6, (own + workers) / answers * 1e6)
+
+
+def processor_seconds(pid: int) -> tuple[float, float]:
+    """Of the process, and of all below it."""
+    own, *below = (
+        sum(map(int, Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13])) for each in children(pid)
+    )
+    return own / os.sysconf("SC_CLK_TCK"), sum(below) / os.sysconf("SC_CLK_TCK")
+
+
 def throughput(options: argparse.Namespace) -> list[str]:
     import models
 
@@ -244,24 +271,23 @@ def throughput(options: argparse.Namespace) -> list[str]:
             gateways.gateways[0].grpc, message, clients=8, streams=16, seconds=options.window
         ),
     }
-    figures: dict[tuple[str, bool], list[tools.Figures]] = {
-        (name, is_active): [] for name in loads for is_active in (False, True)
-    }
+    costs: dict[tuple[str, bool], list[Cost]] = {(name, is_active): [] for name in loads for is_active in (False, True)}
     with tempfile.TemporaryDirectory() as folder, fleet(
         Path(folder), "tabular", [models.tabular(1), models.tabular(2)]
     ) as gateways:
+        pid = gateways.gateways[0].process.pid
         for run in loads.values():
             run(gateways)
         for number in range(options.pairs):
             for is_active in (number % 2 == 1, number % 2 == 0):
                 if is_active:
                     gateways.start(2, plan)
-                    gateways.until(lambda status: status["weight"] == 10)
+                    gateways.until(lambda status: status["weight"] == 0.1)
                 for name, run in loads.items():
-                    figures[name, is_active].append(run(gateways))
+                    costs[name, is_active].append(cost(pid, partial(run, gateways), options.window))
                 if is_active:
                     status = gateways.status()
-                    if status["weight"] != 10:
+                    if status["weight"] != 0.1:
                         raise RuntimeError(f"the rollout went on by itself: {status}")
                     gateways.abort()
                     gateways.until(lambda status: status["state"] == "rolled_back")
@@ -270,20 +296,29 @@ def throughput(options: argparse.Namespace) -> list[str]:
     return [
         f"{options.pairs} pairs of {options.window:g} s on one gateway, in turn and in changing order: version 1 alone, and"
         " with version 2 held at 10 % by a rollout with the default guards and retry. The load generators run on the same"
-        " cores.",
+        " cores. Processor time is that of the gateway's own process by answer, and with the workers'; ratios are medians"
+        " over the pairs, with their spread.",
         "",
-        "| load | without, answers/s | with, answers/s | with / without (spread) | failed |",
-        "|---|--:|--:|--:|--:|",
-        *(compared(name, figures[name, False], figures[name, True]) for name in loads),
+        "| load | without, answers/s | with, answers/s | with / without | own processor time, µs | ratio | with workers', µs"
+        " | ratio | failed |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *(compared(name, costs[name, False], costs[name, True]) for name in loads),
     ]
 
 
-def compared(name: str, without: list[tools.Figures], active: list[tools.Figures]) -> str:
-    ratios = sorted(b.rate / a.rate for a, b in zip(without, active, strict=True))
-    a, b = tools.median(without), tools.median(active)
+def compared(name: str, without: list[Cost], active: list[Cost]) -> str:
+    def medians(of: Callable[[Cost], float]) -> tuple[float, float, str]:
+        ratios = sorted(of(b) / of(a) for a, b in zip(without, active, strict=True))
+        spread = f"{statistics.median(ratios):.1%} ({ratios[0]:.1%}-{ratios[-1]:.1%})"
+        return statistics.median(map(of, without)), statistics.median(map(of, active)), spread
+
+    rate, rate_active, rates = medians(lambda one: one.figures.rate)
+    own, own_active, owns = medians(lambda one: one.own)
+    whole, whole_active, wholes = medians(lambda one: one.all)
+    failed = sum(one.figures.failed for one in (*without, *active))
     return (
-        f"| {name} | {a.rate:,.0f} | {b.rate:,.0f} | {statistics.median(ratios):.1%} ({ratios[0]:.1%}-{ratios[-1]:.1%}) "
-        f"| {a.failed + b.failed} |"
+        f"| {name} | {rate:,.0f} | {rate_active:,.0f} | {rates} | {own:.1f} → {own_active:.1f} | {owns} "
+        f"| {whole:.1f} → {whole_active:.1f} | {wholes} | {failed} |"
     )
 
 

@@ -20,8 +20,9 @@ Rule = Callable[[Traffic, float], int | None]
 
 ALL = Plan((SetWeight(0.05),))
 """The guards of the default plan, under one alpha."""
-FAILURES = Plan((SetWeight(0.05),), guards=Guards(latency=None, absolute=None))
-LATENCY = Plan((SetWeight(0.05),), guards=Guards(failures=None, absolute=None))
+FAILURES = Plan((SetWeight(0.05),), guards=Guards(latency=None, absolute=None), alpha=0.01)
+LATENCY = Plan((SetWeight(0.05),), guards=Guards(failures=None, absolute=None), alpha=0.01)
+"""One guard with an alpha of its own, as published figures have it."""
 
 FAILED = 4
 

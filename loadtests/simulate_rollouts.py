@@ -1,7 +1,7 @@
 """How often good versions are rolled back, and how soon bad ones are, on made-up traffic.
 
 Drives the classes that serve (`Tally`, `judge`, `decide`), beside the rules of Argo Rollouts, Flagger and a watched z-test
-on the same requests. A run is repeatable and takes a minute or two, with --quick seconds:
+on the same requests. A run is repeatable, uses all processors and takes minutes, with --quick seconds:
 
     python -m loadtests.simulate_rollouts
 """
@@ -17,34 +17,34 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.rollouts.plan import Plan
-from loadtests.rollout_rules import ALL, FAILURES, LATENCY, RULES, all_guards, sluice
-from loadtests.rollout_traffic import Traffic, bursts, drift, make, outage, steady
+from loadtests.rollout_exact import MAX_EVENTS, failures_alone
+from loadtests.rollout_rules import ALL, FAILURES, LATENCY, RULES, all_guards
+from loadtests.rollout_runs import (
+    EQUAL,
+    REQUESTS,
+    Runs,
+    Simulations,
+    counted_wrong,
+    failures_until,
+    false_rollback,
+    simulations,
+    slower_until,
+)
 from loadtests.rollout_whole import CASES, Outcome, whole_rollout
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = (0.01, 0.05, 0.10, 0.25, 0.50)
 ALPHA = ALL.alpha
-REQUESTS = 3000
-
-EQUAL: dict[str, Callable[[np.random.Generator, int, float], Traffic]] = {
-    "steady, 1 % fail": lambda source, count, weight: make(source, count, weight, shape=steady),
-    "a shared outage": lambda source, count, weight: make(source, count, weight, shape=outage, slows=True),
-    "drift": lambda source, count, weight: make(source, count, weight, shape=drift, slows=True),
-    "bursts": lambda source, count, weight: make(source, count, weight, shape=bursts, slows=True),
-    "failures take their batch along": lambda source, count, weight: make(source, count, weight, batches=True),
-}
 
 SHIFTS = ((0.001, 1.0), (0.001, 0.2), (0.001, 0.05), (0.001, 0.01), (0.01, 0.05), (0.01, 0.02))
 # Median and 95th percentile of failed canary requests, by weight and in the order of SHIFTS, as published for this test.
 REFERENCE_FAILURES = {
-    0.01: ("2/2", "2/3", "3/4", "5/7", "8/12", "weak"),
-    0.05: ("2/2", "2/3", "2/4", "5/8", "8/14", "24/36"),
+    0.01: ("2/2", "2/3", "3/4", "5/7", "8/12", "weak (10%)"),
+    0.05: ("2/2", "2/3", "2/4", "5/8", "8/14", "24/36 (65%)"),
     0.10: ("3/3", "3/4", "3/5", "6/9", "9/15", "32/57"),
     0.25: ("4/4", "4/6", "4/8", "6/12", "11/20", "40/86"),
     0.50: ("8/8", "8/8", "8/13", "13/20", "18/34", "63/134"),
 }
-MAX_EVENTS = 400
 MAX_REQUESTS = 45_000
 
 SLOWER = (1.5, 2.0, 4.0)
@@ -60,18 +60,19 @@ class Size:
     """How many simulated rollouts behind each figure."""
 
     equal: int = 1000
-    shifts: int = 1000
-    together: int = 100
+    together: int = 1000
+    slower: int = 500
     whole: int = 100
-    peers: int = 200
+    peers: int = 400
 
 
-QUICK = Size(equal=4, shifts=40, together=4, whole=1, peers=4)
+QUICK = Size(equal=4, together=4, slower=10, whole=1, peers=4)
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What it took, in failed (or all) requests of the canary; None where it was not found."""
+    """What it took, in failed (or all) requests of the canary; None where it was not found. As text: median and 95th
+    percentile of those that were found, and how many, where not all."""
 
     found: tuple[int | None, ...]
 
@@ -87,68 +88,19 @@ class Detection:
     def __str__(self) -> str:
         if self.share == 0:
             return "none"
-        if self.share < 0.96:
-            seen = Detection(tuple(one for one in self.found if one is not None))
-            return f"{seen.quantile(0.5):g}/{seen.quantile(0.95):g} ({self.share:.0%})"
-        return f"{self.quantile(0.5):g}/{self.quantile(0.95):g}"
-
-
-def false_rollbacks(
-    source: np.random.Generator, rule: Callable[[Traffic, float], int | None], name: str, weight: float, runs: int
-) -> int:
-    """How many of the runs with equal versions are rolled back."""
-    return sum(rule(EQUAL[name](source, REQUESTS, weight), weight) is not None for _ in range(runs))
-
-
-def failures_alone(source: np.random.Generator, weight: float, stable: float, canary: float, runs: int) -> Detection:
-    """With the failures guard alone, in failed requests of the canary. All but the failed requests are left out, which
-    that guard never hears of."""
-    share = weight * canary / (weight * canary + (1 - weight) * stable)
-    found: list[int | None] = []
-    for _ in range(runs):
-        is_canary = source.random(MAX_EVENTS) < share
-        all_of_them = np.ones(MAX_EVENTS, np.bool_)
-        traffic = Traffic(is_canary, all_of_them, all_of_them, np.zeros(MAX_EVENTS))
-        at = sluice(FAILURES, traffic, weight)
-        found.append(None if at is None else int(np.count_nonzero(is_canary[: at + 1])))
-    return Detection(tuple(found))
+        seen = Detection(tuple(one for one in self.found if one is not None))
+        rest = "" if self.share > 0.995 else f" ({self.share:.0%})"
+        return f"{seen.quantile(0.5):g}/{seen.quantile(0.95):g}{rest}"
 
 
 def failures_together(
-    source: np.random.Generator, weight: float, stable: float, canary: float, runs: int
-) -> Detection | None:
+    simulated: Simulations, weight: float, stable: float, canary: float, runs: int
+) -> Runs[int | None] | None:
     """With all guards of the default plan under one alpha; None where it would take too many requests to simulate."""
     count = int((20 + 30 * weight + 1000 * stable) / (weight * canary)) + 100
     if count > MAX_REQUESTS or canary < 3 * stable:
         return None
-    return _failed(all_guards, source, weight, stable, canary, count, runs)
-
-
-def _failed(
-    rule: Callable[[Traffic, float], int | None],
-    source: np.random.Generator,
-    weight: float,
-    stable: float,
-    canary: float,
-    count: int,
-    runs: int,
-) -> Detection:
-    found: list[int | None] = []
-    for _ in range(runs):
-        traffic = make(source, count, weight, stable_rate=stable, canary_rate=canary)
-        at = rule(traffic, weight)
-        found.append(None if at is None else int(np.count_nonzero((traffic.failed & traffic.is_canary)[: at + 1])))
-    return Detection(tuple(found))
-
-
-def slower(source: np.random.Generator, plan: Plan, weight: float, factor: float, runs: int) -> Detection:
-    """In requests of the canary."""
-    found: list[int | None] = []
-    for _ in range(runs):
-        traffic = make(source, int(300 / weight), weight, stable_rate=0.0, slower=factor)
-        at = sluice(plan, traffic, weight)
-        found.append(None if at is None else int(np.count_nonzero(traffic.is_canary[: at + 1])))
-    return Detection(tuple(found))
+    return simulated.ask(runs, failures_until, all_guards, weight, stable, canary, count)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -160,56 +112,72 @@ def percent(part: float) -> str:
     return f"{part * 100:.3g} %"
 
 
-def report_equal(source: np.random.Generator, size: Size) -> str:
-    rows = []
-    for name in EQUAL:
-        rates = [false_rollbacks(source, all_guards, name, weight, size.equal) / size.equal for weight in WEIGHTS]
-        rows.append([name, *map(percent, rates)])
-    name = "failures take their batch along"
-
-    def counted_wrong(traffic: Traffic, weight: float) -> int | None:
-        return sluice(ALL, traffic, weight, counts_raw=True)
-
-    rates = [false_rollbacks(source, counted_wrong, name, weight, size.equal) / size.equal for weight in WEIGHTS]
-    rows.append(["the same, were each answer of a batch an event", *map(percent, rates)])
-    return table(["canary's weight", *map(percent, WEIGHTS)], rows)
+Report = Callable[[], str]
+"""Written once what was asked for is there."""
 
 
-def report_failures(source: np.random.Generator, size: Size) -> str:
-    rows = []
-    for weight in WEIGHTS:
-        for index, (stable, canary) in enumerate(SHIFTS):
-            together = failures_together(source, weight, stable, canary, size.together)
-            rows.append([
-                percent(weight),
-                f"{percent(stable)} → {percent(canary)}",
-                REFERENCE_FAILURES[weight][index],
-                failures_alone(source, weight, stable, canary, size.shifts),
-                "" if together is None else together,
-            ])  # fmt: skip
-    return table(["weight", "stable → canary fails", "published", "failures guard alone", "default plan"], rows)
+def report_equal(simulated: Simulations, size: Size) -> Report:
+    kinds = {name: (name, all_guards) for name in EQUAL}
+    kinds["the same, were each answer of a batch an event"] = ("failures take their batch along", counted_wrong)
+    asked = {
+        title: [simulated.ask(size.equal, false_rollback, name, weight, rule) for weight in WEIGHTS]
+        for title, (name, rule) in kinds.items()
+    }
+    return lambda: table(
+        ["canary's weight", *map(percent, WEIGHTS)],
+        [[title, *(percent(share(runs)) for runs in row)] for title, row in asked.items()],
+    )
 
 
-def report_latency(source: np.random.Generator, size: Size) -> str:
-    rows = []
-    for weight, published in REFERENCE_LATENCY.items():
-        for factor, reference in zip(SLOWER, published, strict=True):
-            alone = slower(source, LATENCY, weight, factor, size.shifts // 2)
-            together = slower(source, ALL, weight, factor, size.together)
-            rows.append([percent(weight), f"× {factor:g}", reference, alone, together])
-    return table(["weight", "slower", "published (median)", "latency guard alone", "default plan"], rows)
+def share(runs: Runs[bool]) -> float:
+    return float(np.mean(runs.results()))
 
 
-def report_whole(source: np.random.Generator, size: Size) -> str:
-    rows = []
-    for name, case in CASES.items():
-        ends = [whole_rollout(source, case) for _ in range(size.whole)]
-        rows.append([name, *_outcomes(ends)])
+def report_failures(simulated: Simulations, size: Size) -> Report:
+    asked = [
+        (
+            percent(weight),
+            f"{percent(stable)} → {percent(canary)}",
+            published,
+            failures_alone(weight, stable, canary),
+            failures_together(simulated, weight, stable, canary, size.together),
+        )
+        for weight in WEIGHTS
+        for (stable, canary), published in zip(SHIFTS, REFERENCE_FAILURES[weight], strict=True)
+    ]
+    return lambda: table(
+        ["weight", "stable → canary fails", "published", "failures guard alone", "default plan"],
+        [
+            [*words, "" if together is None else Detection(together.results())]
+            for *words, together in asked
+        ],
+    )
+
+
+def report_latency(simulated: Simulations, size: Size) -> Report:
+    asked = [
+        (
+            percent(weight),
+            f"× {factor:g}",
+            published,
+            *(simulated.ask(size.slower, slower_until, plan, weight, factor) for plan in (LATENCY, ALL)),
+        )
+        for weight, row in REFERENCE_LATENCY.items()
+        for factor, published in zip(SLOWER, row, strict=True)
+    ]
+    return lambda: table(
+        ["weight", "slower", "published (median)", "latency guard alone", "default plan"],
+        [[*words, Detection(alone.results()), Detection(together.results())] for *words, alone, together in asked],
+    )
+
+
+def report_whole(simulated: Simulations, size: Size) -> Report:
+    asked = {name: simulated.ask(size.whole, whole_rollout, case) for name, case in CASES.items()}
     head = ["canary", "promoted", "rolled back", "held", "at weight", "its failed requests", "seconds at weight > 0"]
-    return table(head, rows)
+    return lambda: table(head, [[name, *_outcomes(runs.results())] for name, runs in asked.items()])
 
 
-def _outcomes(ends: list[Outcome]) -> list[str]:
+def _outcomes(ends: Sequence[Outcome]) -> list[str]:
     def median(values: Iterable[float]) -> str:
         return f"{np.median(list(values)):g}"
 
@@ -233,16 +201,22 @@ class Peers:
     found: dict[str, list[Detection]]
 
 
-def compare(source: np.random.Generator, size: Size) -> Peers:
-    false, found = {}, {}
-    for name, rule in RULES.items():
-        false[name] = [
-            false_rollbacks(source, rule, "steady, 1 % fail", weight, size.peers) / size.peers for weight in WEIGHTS
+def compare(simulated: Simulations, size: Size) -> Callable[[], Peers]:
+    asked_false = {
+        name: [simulated.ask(size.peers, false_rollback, "steady, 1 % fail", weight, rule) for weight in WEIGHTS]
+        for name, rule in RULES.items()
+    }
+    asked_found = {
+        name: [
+            simulated.ask(size.peers // 4, failures_until, rule, PICTURE_WEIGHT, 0.001, canary, 12_000)
+            for canary in BAD_FOR_PICTURE
         ]
-        found[name] = [
-            _failed(rule, source, PICTURE_WEIGHT, 0.001, canary, 12_000, size.peers // 4) for canary in BAD_FOR_PICTURE
-        ]
-    return Peers(false, found)
+        for name, rule in RULES.items()
+    }
+    return lambda: Peers(
+        {name: [share(runs) for runs in row] for name, row in asked_false.items()},
+        {name: [Detection(runs.results()) for runs in row] for name, row in asked_found.items()},
+    )
 
 
 def report_peers(peers: Peers) -> str:
@@ -290,21 +264,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else Size()
     folder = options.out or (None if options.quick else RESULTS)
-    source = np.random.default_rng(options.seed)
     began = time.perf_counter()
-    peers = compare(source, size)
+    with simulations(options.seed) as simulated:
+        asked = {
+            "equal": report_equal(simulated, size),
+            "failures": report_failures(simulated, size),
+            "latency": report_latency(simulated, size),
+            "whole": report_whole(simulated, size),
+        }
+        compared = compare(simulated, size)
+        reports = {name: report() for name, report in asked.items()}
+        peers = compared()
     text = REPORT.format(
         seed=options.seed,
         alpha=percent(ALPHA),
+        alone=percent(FAILURES.alpha),
         requests=f"{REQUESTS:,}",
         most=percent((size.equal * ALPHA + 3 * math.sqrt(size.equal * ALPHA * (1 - ALPHA))) / size.equal),
         max_events=MAX_EVENTS,
         size=size,
-        equal=report_equal(source, size),
-        failures=report_failures(source, size),
-        latency=report_latency(source, size),
-        whole=report_whole(source, size),
         peers=report_peers(peers),
+        **reports,
     )
     print(text)
     print(f"{time.perf_counter() - began:.0f} s")
@@ -316,9 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 REPORT = """# Rollouts, simulated
 
-`make rollout-sim`, seed {seed}. Every decision is made by the classes that serve (`gateway/rollouts`), with the guards
-of the default plan under one alpha of {alpha} unless a column says otherwise. Nothing here
-depends on the machine.
+`make rollout-sim`, seed {seed}. Every decision is made by the classes that serve (`gateway/rollouts`), with the
+guards of the default plan under one alpha of {alpha} unless a column says otherwise. Nothing here depends on the machine.
 
 ![False rollbacks and detection, beside the rules of others](rollout-sim.svg)
 
@@ -331,16 +310,18 @@ together. So many runs of a test that errs in just {alpha} would show up to {mos
 
 ## A canary that fails more
 
-Failed requests of the canary until it is rolled back, median/95th percentile (and how many were found within {max_events}
-failed requests, where not all). "Published" are the figures that were to be reached, by one guard with all of alpha.
-The default plan divides alpha between its guards, which costs about one failure. Empty: too many requests to simulate.
+Failed requests of the canary until it is rolled back, median/95th percentile of the rollouts that were (and how many
+were within {max_events} failed requests, where not all). "Published" are the figures that were to be reached, by one
+guard with an alpha of {alone}. That is the column beside; it is computed from the guard's own decisions on counts, not
+simulated. The default plan has {alpha}, half of it for failures, so that this guard has {alone} there too; {size.together}
+simulated rollouts a figure, with all that chance does to 95th percentiles. Empty: too many requests to simulate.
 
 {failures}
 
 ## A canary that is slower
 
-Requests of the canary until it is rolled back, median/95th percentile; times are lognormal, sigma 0.5. A quarter of
-alpha, which is what the default plan gives this guard, costs about a third more requests than all of it.
+Requests of the canary until it is rolled back, median/95th percentile; times are lognormal, sigma 0.5.
+The guard alone has an alpha of {alone}, as in what was published, and 45 % of {alpha} in the default plan.
 
 {latency}
 

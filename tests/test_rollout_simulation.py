@@ -8,43 +8,66 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from loadtests.rollout_rules import LATENCY, all_guards
-from loadtests.rollout_traffic import BATCH, make
+from gateway.rollouts.plan import Plan
+from loadtests.rollout_exact import failures_alone
+from loadtests.rollout_rules import ALL, FAILURES, LATENCY, all_guards, sluice
+from loadtests.rollout_runs import EQUAL, failures_until, false_rollback, repeated, slower_until
+from loadtests.rollout_traffic import BATCH, Traffic, make
 from loadtests.rollout_whole import CASES, whole_rollout
 from loadtests.simulate_rollouts import (
     ALPHA,
-    EQUAL,
     REFERENCE_FAILURES,
     REFERENCE_LATENCY,
     SHIFTS,
     SLOWER,
-    failures_alone,
-    false_rollbacks,
+    Detection,
     main,
-    slower,
 )
 
 
 @pytest.mark.parametrize("weight", [0.05, 0.5])
 def test_equal_versions_are_rolled_back_no_more_often_than_alpha(weight: float) -> None:
     source = np.random.default_rng(3)
-    found = sum(false_rollbacks(source, all_guards, name, weight, runs=60) for name in EQUAL)
+    found = sum(sum(repeated(source, 60, false_rollback, name, weight, all_guards)) for name in EQUAL)
     assert found <= stats.binom.ppf(0.9999, 60 * len(EQUAL), ALPHA)
 
 
 @pytest.mark.parametrize("weight", REFERENCE_FAILURES)
 def test_failing_canaries_are_found_as_soon_as_published(weight: float) -> None:
-    source = np.random.default_rng(4)
-    for (stable, canary), published in list(zip(SHIFTS, REFERENCE_FAILURES[weight], strict=True))[:5]:
-        detection = failures_alone(source, weight, stable, canary, runs=400)
-        assert detection.quantile(0.5) <= int(published.split("/")[0]), (stable, canary)
+    for (stable, canary), published in zip(SHIFTS, REFERENCE_FAILURES[weight], strict=True):
+        figures, _, share = published.partition(" ")
+        found = failures_alone(weight, stable, canary)
+        assert round(found.share, 2) >= int(share.strip("( %)") or 90) / 100, (stable, canary)
+        if figures != "weak":
+            median, most = map(int, figures.split("/"))
+            assert (found.quantile(0.5) <= median, found.quantile(0.95) <= most) == (True, True), (stable, canary)
 
 
+def test_what_is_computed_of_the_failures_guard_is_what_is_simulated() -> None:
+    source = np.random.default_rng(11)
+    simulated = repeated(source, 300, failures_until, failures_only, 0.1, 0.001, 0.05, 3000)
+    computed = failures_alone(0.1, 0.001, 0.05).chances
+    early = sum(one is not None and one <= 3 for one in simulated)
+    assert stats.binomtest(early, 300, computed[:4].sum()).pvalue > 1e-4
+
+
+def failures_only(traffic: Traffic, weight: float) -> int | None:
+    return sluice(FAILURES, traffic, weight)
+
+
+@pytest.mark.parametrize(("weight", "requests"), [(0.05, 600), (0.25, 200), (0.5, 100)])
+def test_the_default_plan_finds_a_canary_that_always_fails_as_soon_as_published(weight: float, requests: int) -> None:
+    source = np.random.default_rng(9)
+    detection = Detection(repeated(source, 100, failures_until, all_guards, weight, 0.001, 1.0, requests))
+    assert detection.quantile(0.5) <= int(REFERENCE_FAILURES[weight][0].split("/")[0])
+
+
+@pytest.mark.parametrize("plan", [LATENCY, ALL], ids=["alone", "default"])
 @pytest.mark.parametrize("weight", REFERENCE_LATENCY)
-def test_slower_canaries_are_found_as_soon_as_published(weight: float) -> None:
+def test_slower_canaries_are_found_as_soon_as_published(weight: float, plan: Plan) -> None:
     source = np.random.default_rng(5)
     for factor, published in zip(SLOWER, REFERENCE_LATENCY[weight], strict=True):
-        found = slower(source, LATENCY, weight, factor, runs=60).quantile(0.5)
+        found = Detection(repeated(source, 60, slower_until, plan, weight, factor)).quantile(0.5)
         assert found <= published * 1.25, factor  # What the median of so few runs may be off.
 
 

@@ -125,8 +125,8 @@ class DisagreementGuard:
 class Guards:
     """None: off. `metrics` are analyses that run beside all steps; one that fails rolls back, outside of alpha."""
 
-    failures: LabelGuard | None = LabelGuard(share=14.0)
-    latency: LatencyGuard | None = LatencyGuard(share=5.0)
+    failures: LabelGuard | None = LabelGuard(share=10.0)
+    latency: LatencyGuard | None = LatencyGuard(share=9.0)
     absolute: AbsoluteGuard | None = AbsoluteGuard(share=1.0)
     disagreement: DisagreementGuard | None = None
     labels: LabelGuard | None = None
@@ -162,8 +162,9 @@ class Plan:
     promotion: Promotion = Promotion()
     comparison: Comparison = Comparison()
     """When an answer of the shadow counts as a disagreement."""
-    alpha: float = 0.01
-    """The chance, over the whole rollout, that a canary that is no worse is rolled back by the guards."""
+    alpha: float = 0.02
+    """The chance, over the whole rollout, that a canary that is no worse is rolled back by the guards. By default half
+    of it is the failures guard's."""
     on_inconclusive: OnInconclusive = "hold"
     max_duration: float = DAY
     termination_wait: float = 600.0

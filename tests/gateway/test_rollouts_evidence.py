@@ -26,7 +26,7 @@ from gateway.rollouts.plan import (
 )
 from gateway.rollouts.tally import MAX_UNITS, Tally
 
-ONLY_FAILURES = Plan((SetWeight(0.05),), guards=Guards(latency=None, absolute=None))
+ONLY_FAILURES = Plan((SetWeight(0.05),), guards=Guards(latency=None, absolute=None), alpha=0.01)
 
 weights = st.sampled_from([0.01, 0.05, 0.1, 0.5, 1.0])
 events = st.builds(Event, st.sampled_from(["failed", "slow", "label"]), st.booleans(), weights, level=st.integers(1, 3))
@@ -52,7 +52,7 @@ def test_the_label_test_is_the_formula_event_by_event(found: list[tuple[float, b
         shares = weight * ratios / (weight * ratios + 1 - weight)
         logs += np.log(shares[1:] / shares[0]) if is_canary else np.log((1 - shares[1:]) / (1 - shares[0]))
     evidence = tallied([Event("failed", is_canary, weight) for weight, is_canary in found])
-    expected = logsumexp(logs, b=1 / len(RATIOS))
+    expected = logsumexp(logs, b=list(RATIOS.values()))
     assert label_test(evidence.failed, tolerated) == pytest.approx(expected, abs=1e-9)
 
 

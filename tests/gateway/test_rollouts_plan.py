@@ -73,7 +73,7 @@ def test_every_key_is_read() -> None:
             label: {argmax: true}
             scores: {topK: 3, atol: 0.5, distance: {totalVariation: 0.1}}
             text: {argmax: false}
-        alpha: 0.02
+        alpha: 0.03
         onInconclusive: rollback
         maxDuration: 2h
         terminationWait: 90
@@ -97,7 +97,7 @@ def test_every_key_is_read() -> None:
         ),
         guards=Guards(
             failures=LabelGuard(1.5, 2.0),
-            latency=LatencyGuard(1.2, 0.25, 5.0),
+            latency=LatencyGuard(1.2, 0.25, 9.0),
             absolute=AbsoluteGuard(0.02, 0.9),
             disagreement=DisagreementGuard(0.03),
             labels=LabelGuard(),
@@ -112,7 +112,7 @@ def test_every_key_is_read() -> None:
                 ("text", Tolerance()),
             ),
         ),
-        alpha=0.02,
+        alpha=0.03,
         on_inconclusive="rollback",
         max_duration=7200.0,
         termination_wait=90.0,
