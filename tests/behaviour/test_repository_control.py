@@ -85,6 +85,13 @@ def test_a_load_of_what_is_broken_says_why(client: Client) -> None:
     assert any(reasons)
 
 
+def test_a_model_that_could_not_be_loaded_is_unavailable(client: Client) -> None:
+    with refused(client, Code.INVALID_ARGUMENT, "load failed for model 'broken'"):
+        client.load("broken")
+    with refused(client, Code.UNAVAILABLE, "'broken'", "is not at ready state"):
+        client.infer("broken", {"x": np.ones((1, 1), np.float32)})
+
+
 def test_a_load_may_bring_its_configuration(client: Client) -> None:
     client.load("which", config='{"max_batch_size": 3, "version_policy": {"specific": {"versions": [1]}}}')
     assert client.model_config("which")["max_batch_size"] == 3
