@@ -81,7 +81,6 @@ def test_levels_are_words_of_one_width() -> None:
     assert words == ["DEBUG said", "INFO  said", "WARN  said", "ERROR said"]
 
 
-
 def test_a_terminal_gets_colour_and_everything_else_gets_json() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):
