@@ -19,6 +19,7 @@ ECS_VERSION = "8.17.0"
 ROOT = "sluice"
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "action"}
 _UNSAFE_KEY = str.maketrans({".": "_", "*": "_", "\\": "_"})
+_LEVELS = {logging.WARNING: "WARN"}
 _COLOURS = {logging.DEBUG: "\x1b[2m", logging.INFO: "\x1b[32m", logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
@@ -75,7 +76,7 @@ class TextFormatter(logging.Formatter):
         out = io.StringIO()
         time = _utc(record).astimezone().strftime("%H:%M:%S.") + f"{int(record.msecs):03d}"
         out.write(self._painted(_DIM, time) + " ")
-        level = record.levelname[:5].ljust(5)
+        level = _LEVELS.get(record.levelno, record.levelname).ljust(5)
         out.write(self._painted(_COLOURS.get(record.levelno, _COLOURS[logging.ERROR]), level) + " ")
         out.write(self._painted(_BOLD, _one_line(record.getMessage())))
         labels = "".join(f" {self._painted(_DIM, key + '=')}{_word(value)}" for key, value in _labels(record))

@@ -455,7 +455,7 @@ class Models(Generic[G]):
 def _override(model: str, parameters: Mapping[str, Any]) -> WrittenConfig | None:
     files = sorted(name for name in parameters if name.startswith("file:"))
     if files:
-        raise Unsupported(f"model files in a load request ({files[0]}); put them into the model repository")
+        raise Unsupported(f"loading model files ({files[0]}) from a request instead of from the model repository")
     config = parameters.get("config")
     if config is None:
         return None

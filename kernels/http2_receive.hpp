@@ -172,7 +172,7 @@ inline int Http2Session::on_frame_recv(nghttp2_session*, const nghttp2_frame* fr
 
 inline void Http2Session::take_ping(const nghttp2_frame& frame) {
     if (frame.hd.flags & NGHTTP2_FLAG_ACK) {
-        if (std::memcmp(frame.ping.opaque_data, kDrainPing, sizeof kDrainPing) == 0) send_final_goaway();
+        if (std::memcmp(frame.ping.opaque_data, kDrainPing, sizeof kDrainPing) == 0) take_drain_ack();
         return;
     }
     // Pings between two answers are a client measuring its bandwidth: sending clears the strikes.

@@ -103,7 +103,7 @@ public:
     void pause(Stream& stream, bool paused);
 
 private:
-    enum class Drain : uint8_t { NONE, ANNOUNCED, FINAL };
+    enum class Drain : uint8_t { NONE, ANNOUNCED, SEEN, FINAL };
 
     // Receiving: http2_receive.hpp.
     static int on_begin_frame(nghttp2_session*, const nghttp2_frame_hd*, void*);
@@ -142,6 +142,7 @@ private:
 
     void drop_owner(Stream& stream);
     void forget(Stream* stream);
+    void take_drain_ack();
     void send_final_goaway();
 
     // Set once.
@@ -180,7 +181,7 @@ private:
 };
 
 constexpr uint8_t kDrainPing[8] = {'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'};
-constexpr double kDrainGrace = 1.0;      // seconds that a client has to answer the drain's ping
+constexpr double kDrainGrace = 5.0;      // seconds that a client has to answer the drain's pings
 constexpr double kRestAfter = 1.0;       // seconds without a byte, until a connection gives memory back
 constexpr double kYoungStream = 0.05;    // resets of older streams are ordinary cancellations
 constexpr double kFramesPerUse = 10.0;   // control frames that a request, or a DATA frame sent, makes up for
@@ -276,12 +277,21 @@ inline void Http2Session::drain(double now) {
     drain_ = Drain::ANNOUNCED;
     drain_began_ = now;
     nghttp2_submit_shutdown_notice(session_);
-    // Whatever the client sent before it saw the notice has arrived when it answers this.
     nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kDrainPing);
 }
 
+// The first answer says that the client has seen the notice. It may come before requests that were begun earlier: clients
+// write answers to pings ahead of what waits to be sent. Those have arrived with the second one.
+inline void Http2Session::take_drain_ack() {
+    if (drain_ == Drain::ANNOUNCED) {
+        drain_ = Drain::SEEN;
+        nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kDrainPing);
+    } else if (drain_ == Drain::SEEN) {
+        send_final_goaway();
+    }
+}
+
 inline void Http2Session::send_final_goaway() {
-    if (drain_ != Drain::ANNOUNCED) return;
     drain_ = Drain::FINAL;
     nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_),
                           NGHTTP2_NO_ERROR, nullptr, 0);
@@ -301,7 +311,7 @@ inline bool Http2Session::tick(double now, bool is_blocked) {
         nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
     }
     if (live_ == 0 && now - idle_since_ > settings_.idle_timeout) drain(now);
-    if (drain_ == Drain::ANNOUNCED && now - drain_began_ > kDrainGrace) send_final_goaway();
+    if ((drain_ == Drain::ANNOUNCED || drain_ == Drain::SEEN) && now - drain_began_ > kDrainGrace) send_final_goaway();
     if (live_ == 0 && !is_resting_ && now - last_received_ > kRestAfter && !wants_write()) {
         memory_.rest();
         is_resting_ = true;

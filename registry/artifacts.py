@@ -38,7 +38,8 @@ class StoredObject:
 
 
 class ArtifactStore(Protocol):
-    """A place where objects are kept under their digests. Every method may raise StoreUnavailable."""
+    """A place where objects are kept under their digests. Every method may raise StoreUnavailable. Stores inherit
+    `fetch`."""
 
     @property
     def place(self) -> str:
@@ -73,6 +74,18 @@ class ArtifactStore(Protocol):
             DigestMismatch: other bytes, or another number of them, than announced; nothing was left behind.
             StoreUnavailable: the store failed; what has arrived lies ready to be resumed.
         """
+        receive(
+            lambda offset: self.chunks(sha256, offset),
+            sha256,
+            size,
+            to,
+            resume=resume,
+            limit_bytes_per_second=limit_bytes_per_second,
+            progress=progress,
+        )
+
+    def chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
+        """The object's bytes from an offset on, unverified. Raises NotFound."""
 
     def has(self, sha256: str) -> bool:
         """Whether the object is there."""
@@ -239,7 +252,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-class LocalArtifacts:
+class LocalArtifacts(ArtifactStore):
     """A store in a directory: `objects/ab/abcdef…`. Processes may share it.
 
     Args:
@@ -293,26 +306,6 @@ class LocalArtifacts:
             except FileNotFoundError:
                 raise NotFound("object", sha256) from None
 
-    def fetch(
-        self,
-        sha256: str,
-        size: int,
-        to: Path,
-        *,
-        resume: bool = True,
-        limit_bytes_per_second: float | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        receive(
-            lambda offset: self._chunks(sha256, offset),
-            sha256,
-            size,
-            to,
-            resume=resume,
-            limit_bytes_per_second=limit_bytes_per_second,
-            progress=progress,
-        )
-
     def has(self, sha256: str) -> bool:
         with self._as_unavailable():
             return os.path.isfile(self._path(sha256))
@@ -339,7 +332,7 @@ class LocalArtifacts:
                     if path.stat().st_mtime < before:
                         path.unlink()
 
-    def _chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
+    def chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
         with self.open(sha256) as file:
             file.seek(offset)
             while chunk := file.read(CHUNK_BYTES):

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from registry.artifacts import Progress, StoredObject, read_file, receive
+from registry.artifacts import ArtifactStore, StoredObject, read_file
 from registry.errors import DigestMismatch, NotFound, StoreUnavailable
 from registry.manifest import is_sha256
 from registry.redaction import redact
@@ -28,7 +28,7 @@ STREAM_CHUNK_BYTES = 1 << 20
 NOT_INSTALLED = "buckets need the extra `objects`: pip install 'sluice-gateway[objects]'"
 
 
-class ObjectArtifacts:
+class ObjectArtifacts(ArtifactStore):
     """A store in a bucket.
 
     Args:
@@ -70,26 +70,6 @@ class ObjectArtifacts:
         with self._errors(sha256):
             return cast(BinaryIO, io.BufferedReader(_Reader(obstore.open_reader(self._store, _key(sha256)))))
 
-    def fetch(
-        self,
-        sha256: str,
-        size: int,
-        to: Path,
-        *,
-        resume: bool = True,
-        limit_bytes_per_second: float | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        receive(
-            lambda offset: self._chunks(sha256, offset),
-            sha256,
-            size,
-            to,
-            resume=resume,
-            limit_bytes_per_second=limit_bytes_per_second,
-            progress=progress,
-        )
-
     def has(self, sha256: str) -> bool:
         return is_sha256(sha256) and self._size(_key(sha256)) is not None
 
@@ -124,7 +104,7 @@ class ObjectArtifacts:
         except NotFound:
             return None
 
-    def _chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
+    def chunks(self, sha256: str, offset: int) -> Iterator[bytes]:
         import obstore
 
         key = _key(sha256)

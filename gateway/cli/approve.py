@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -10,39 +11,25 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, output, print_json
 from gateway.cli.registry import Model, complete_version, open_registry, resolve
 
+Decision = Literal["approved", "rejected"]
 Version = Annotated[str, typer.Argument(help="A version, or an alias.", autocompletion=complete_version)]
 
 
-def approve(
-    name: Model,
-    version: Version,
-    reason: Reason = "",
-    data_dir: DataDir = None,
-    admin_url: AdminUrl = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """Approve a version. Where the policy asks for it, by someone other than its author."""
-    with open_registry(data_dir, admin_url, token_file, config) as registry:
-        document = registry.decide(name, resolve(registry, name, version), "approved", _given(reason))
-    _show(document, "approved", as_json)
+def _command(decision: Decision, help: str) -> Callable[..., None]:
+    def decide(
+        name: Model, version: Version, reason: Reason = "", data_dir: DataDir = None, admin_url: AdminUrl = None,
+        token_file: TokenFile = None, config: Config = None, as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        with open_registry(data_dir, admin_url, token_file, config) as registry:
+            document = registry.decide(name, resolve(registry, name, version), decision, _given(reason))
+        if as_json:
+            print_json(document)
+        else:
+            style = "green" if decision == "approved" else "red"
+            output().print(f"{document['model']} version {document['version']} is [{style}]{decision}[/{style}].")
 
-
-def reject(
-    name: Model,
-    version: Version,
-    reason: Reason = "",
-    data_dir: DataDir = None,
-    admin_url: AdminUrl = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """Reject a version."""
-    with open_registry(data_dir, admin_url, token_file, config) as registry:
-        document = registry.decide(name, resolve(registry, name, version), "rejected", _given(reason))
-    _show(document, "rejected", as_json)
+    decide.__doc__ = help
+    return decide
 
 
 def _given(reason: str) -> str:
@@ -51,9 +38,5 @@ def _given(reason: str) -> str:
     return reason.strip()
 
 
-def _show(document: dict[str, object], decision: Literal["approved", "rejected"], as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-    else:
-        style = "green" if decision == "approved" else "red"
-        output().print(f"{document['model']} version {document['version']} is [{style}]{decision}[/{style}].")
+approve = _command("approved", "Approve a version. Where the policy asks for it, by someone other than its author.")
+reject = _command("rejected", "Reject a version.")

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from gateway.cli.failure import CommandFailed, ExitCode, exit_code_of
 from gateway.cli.remote import why_not
 from gateway.cli.tensors import Array, from_raw, to_raw
+from registry.manifest import TensorSpec
 
 _ABSENT_HINT = "is `sluice serve` running there? `--url` names another address, https:// one with TLS"
 _UNKNOWN_HINT = "`sluice models` shows what is served"
@@ -34,13 +35,6 @@ _EXIT_CODES = {
     "UNAUTHENTICATED": ExitCode.NOT_PERMITTED,
     "PERMISSION_DENIED": ExitCode.NOT_PERMITTED,
 }
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)

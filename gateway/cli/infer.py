@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, TensorSpec, Tls
+from gateway.cli.clients import Answer, Client, GrpcClient, HttpClient, Signature, Tensor, Tls
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import Config, address
 from gateway.cli.registry import settings_of
 from gateway.cli.tensors import read_value, to_array, to_json
+from registry.manifest import TensorSpec
 
 MAX_ROWS, MAX_COLUMNS, CELL_WIDTH = 20, 12, 14
 

@@ -85,5 +85,24 @@ def test_a_load_of_what_is_broken_says_why(client: Client) -> None:
     assert any(reasons)
 
 
+def test_a_model_that_could_not_be_loaded_is_unavailable(client: Client) -> None:
+    with refused(client, Code.INVALID_ARGUMENT, "load failed for model 'broken'"):
+        client.load("broken")
+    with refused(client, Code.UNAVAILABLE, "'broken'", "is not at ready state"):
+        client.infer("broken", {"x": np.ones((1, 1), np.float32)})
+
+
+def test_a_load_may_bring_its_configuration(client: Client) -> None:
+    client.load("which", config='{"max_batch_size": 3, "version_policy": {"specific": {"versions": [1]}}}')
+    assert client.model_config("which")["max_batch_size"] == 3
+    assert answers(client) == 1
+
+
+def test_a_load_that_brings_files_is_refused(client: Client) -> None:
+    with refused(client, Code.UNIMPLEMENTED, "model files (file:1/model.onnx) from a request", "is not supported"):
+        client.load("which", config="{}", files={"file:1/model.onnx": b"onnx"})
+    assert not client.is_model_ready("which")
+
+
 def test_an_unload_of_what_is_not_loaded_is_no_error(client: Client) -> None:
     client.unload("which")

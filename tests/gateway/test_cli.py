@@ -18,13 +18,14 @@ from typer.testing import CliRunner, Result
 
 from gateway import __version__
 from gateway.cli import app
-from gateway.cli.clients import Signature, TensorSpec
+from gateway.cli.clients import Signature
 from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.infer import read_inputs
 from gateway.cli.models import duration
 from gateway.cli.serve import foreseen, read_assignments
 from gateway.errors import SettingsError, StartFailed
 from registry.errors import StagingFailed
+from registry.manifest import TensorSpec
 
 ROWS = "[[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]]"
 

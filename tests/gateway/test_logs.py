@@ -72,6 +72,15 @@ def test_a_person_reads_time_level_message_and_labels() -> None:
     assert "\x1b" not in text
 
 
+def test_levels_are_words_of_one_width() -> None:
+    stream = io.StringIO()
+    log = logs.configure("text", "debug", stream)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        log.log(level, "said")
+    words = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
+    assert words == ["DEBUG said", "INFO  said", "WARN  said", "ERROR said"]
+
+
 def test_a_terminal_gets_colour_and_everything_else_gets_json() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):

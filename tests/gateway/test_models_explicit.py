@@ -106,7 +106,7 @@ def test_a_load_may_bring_its_configuration(tmp_path: Path):
         ({"config": "{"}, ModelLoadFailed, "config: "),
         ({"config": 3}, ModelLoadFailed, "not a string"),
         ({"config": '{"platform": "tensorrt_plan"}'}, ModelLoadFailed, "platform: "),
-        ({"config": "{}", "file:1/model.onnx": b"x"}, Unsupported, "put them into the model repository"),
+        ({"config": "{}", "file:1/model.onnx": b"x"}, Unsupported, "instead of from the model repository"),
     ],
 )
 def test_a_load_with_parameters_that_do_not_do_is_refused(

@@ -34,6 +34,12 @@ def answer_ping(peer: Peer) -> None:
     peer.feed_frames(frame)
 
 
+def answer_pings(peer: Peer) -> None:
+    """Both of a drain."""
+    answer_ping(peer)
+    answer_ping(peer)
+
+
 NOTICE = (0, 2**31 - 1)
 
 
@@ -139,7 +145,7 @@ def test_an_idle_connection_is_drained_and_closed(make: MakePeer) -> None:
     assert goaways(peer) == []
     peer.tick(101.0)
     assert goaways(peer) == [NOTICE]
-    answer_ping(peer)
+    answer_pings(peer)
     assert goaways(peer) == [(0, 1)]
     assert peer.transport.is_closed
     assert not peer.transport.is_aborted
@@ -172,7 +178,7 @@ def test_a_drain_takes_what_the_client_has_sent_and_then_closes(make: MakePeer) 
     peer.protocol.drain()
     assert goaways(peer) == [NOTICE]
     peer.feed(in_flight)
-    answer_ping(peer)
+    answer_pings(peer)
     assert goaways(peer) == [(0, 3)]
     assert [request.body for request in peer.intake.requests] == [b"one", b"two"]
     assert not peer.transport.is_closed
@@ -186,13 +192,31 @@ def test_a_drain_takes_what_the_client_has_sent_and_then_closes(make: MakePeer) 
     assert b"answer 2" in data
 
 
+def test_a_drain_takes_what_the_client_wrote_behind_its_answer_to_the_first_ping(make: MakePeer) -> None:
+    """As grpc does, which puts such answers before the requests that it has begun."""
+    peer = make()
+    peer.start(data=framed(b"one"))
+    peer.client.send_headers(3, head())
+    peer.client.send_data(3, framed(b"two"), end_stream=True)
+    behind = peer.client.data_to_send()
+    peer.protocol.drain()
+    answer_ping(peer)
+    assert goaways(peer) == [NOTICE]
+    peer.feed(behind)
+    answer_ping(peer)
+    assert goaways(peer) == [(0, 3)]
+    assert [request.body for request in peer.intake.requests] == [b"one", b"two"]
+
+
 def test_a_drain_names_the_last_stream_when_the_client_does_not_answer_its_ping(make: MakePeer) -> None:
     peer = make()
     peer.start(data=framed(b"one"))
     peer.protocol.drain()
     peer.protocol.drain()
     assert goaways(peer) == [NOTICE]
-    peer.tick(1.1)
+    peer.tick(4.9)
+    assert goaways(peer) == []
+    peer.tick(5.1)
     assert goaways(peer) == [(0, 1)]
     peer.intake.requests[0].answer(b"1")
     peer.intake.flush()
@@ -203,7 +227,7 @@ def test_an_idle_connection_drains_at_once(make: MakePeer) -> None:
     peer = make(echo)
     peer.infer(b"abc")
     peer.protocol.drain()
-    answer_ping(peer)
+    answer_pings(peer)
     assert peer.transport.is_closed
     assert not peer.transport.is_aborted
 
@@ -222,7 +246,7 @@ def test_closing_now_says_goaway_and_cancels_what_is_left(make: MakePeer) -> Non
 def test_a_closed_transport_that_never_drains_is_aborted(make: MakePeer) -> None:
     peer = make(write_timeout=60)
     peer.protocol.drain()
-    answer_ping(peer)
+    answer_pings(peer)
     assert peer.transport.is_closed
     peer.tick(59.0)
     assert not peer.transport.is_aborted
