@@ -433,7 +433,8 @@ class RolloutController:
             self._take_back(follower, decision, actor, "abort")
             await self._remember()
             await self._until(lambda: id not in self._followers, RECORD_SECONDS)
-        return to_document(follower.seen_row, {self.replica: to_seen(follower.evidence, {}, {}, follower.disagreements)})
+        seen = to_seen(follower.evidence, {}, {}, follower.disagreements)
+        return to_document(follower.seen_row, {self.replica: seen})
 
     async def give_feedback(self, model: str, labels: Sequence[Label]) -> int:
         """Counts labels as evidence; how many of them count. CatalogUnavailable: when they were served is not known."""

@@ -38,6 +38,7 @@ QUICK = {
     ],
     "terminationWait": "1s",
 }
+FOLLOWED_SECONDS = 2.0
 ROW = np.ones((1, 1), np.float32)
 
 

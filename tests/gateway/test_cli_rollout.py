@@ -65,7 +65,7 @@ class TestStatus:
         text = shell.text("status", MODEL)
         for word in (MODEL, "1 → 2", "progressing", "step 2 of 4", id, "90.0%", "10.0%", "270", "30", "failures"):
             assert word in text, word
-        assert "143" in text, "the threshold of a guard that has 14 of 20 parts of 1/0.01"
+        assert "111" in text, "the threshold of a guard that has 9 of 20 parts of 1/0.02"
 
     def test_as_json_is_the_document_of_the_admin_api(self, shell: Shell) -> None:
         id = shell.begin()
