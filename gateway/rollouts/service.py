@@ -56,7 +56,8 @@ class RolloutService:
         self, model: str, to: int, *, alias: str | None, plan: Mapping[str, Any] | None, reason: str, key: str
     ) -> Doc:
         """Begins a rollout of what the alias points at (the one that the model is served by, unless told) to a version.
-        One that is under way gives way, or has this one wait, as its own plan says.
+        One that is under way gives way, or has this one wait, as its own plan says. The same key again gives the one
+        that it began, whatever has become of it.
 
         Raises:
             ProblemError: the plan makes no sense, the model is served by no alias, or it is there already.
@@ -64,6 +65,8 @@ class RolloutService:
         """
         read = _read_plan(plan)
         by = self._alias(model, alias)
+        if (before := self._store.begun(key, model, to, by.alias, to_plain(read))) is not None:
+            return self._document(before)
         reasons = may_serve(self._catalog.version(model, to), self._catalog.model(model).approval, is_signed_by)
         if reasons:
             raise _refused(f"version {to} may not be served: {'; '.join(reasons)}")
@@ -74,7 +77,7 @@ class RolloutService:
         newest, *_ = self._store.of_model(ended.model, limit=1)
         if newest.id == ended.id and status.queued is not None:
             reason = f"waited for the end of rollout {ended.id}"
-            key = f"after {ended.id}"
+            key = status.queued_key or f"after {ended.id}"
             self.start(
                 ended.model, status.queued, alias=ended.alias, plan=status.queued_plan, reason=reason, key=key
             )
@@ -118,7 +121,7 @@ class RolloutService:
                 other = self._store.get(error.id)
                 if other.canary == to:
                     raise
-                other = self._carry_out(other, Command("target", self._actor, reason, to, to_plain(plan)))
+                other = self._carry_out(other, Command("target", self._actor, reason, to, to_plain(plan), key))
                 if other.is_active:
                     return other  # the new one waits for its end
         raise _refused(f"the rollouts of {model} change too quickly")

@@ -238,6 +238,16 @@ class TestQueued:
         assert caplog.text.count("cannot begin") == 1
 
 
+def test_the_same_key_again_finds_the_rollout_that_it_began_though_that_is_over(house: House) -> None:
+    asked = {"alias": None, "plan": PLAN, "reason": "", "key": "build 7"}
+    id = house.service.start(MODEL, 2, **asked)["id"]
+    house.turn(3)
+    house.service.command(id, "promote", None, "")
+    house.turn(20)
+    again = house.service.start(MODEL, 2, **asked)
+    assert (again["id"], again["outcome"], again["active"]) == (id, "promoted", False)
+
+
 class TestLabels:
     PLAN = PLAN | {"guards": {"labels": {}}}
     WRONG = tuple(Label(str(number), 2, False, None) for number in range(3))
