@@ -82,6 +82,17 @@ class RolloutService:
                 ended.model, status.queued, alias=ended.alias, plan=status.queued_plan, reason=reason, key=key
             )
 
+    def after_promotion(self, row: RolloutRow) -> Command | None:
+        """What others have decided while the old version is still loaded: that there is no way back to it, or, by
+        moving the alias, that it is to serve again."""
+        if self._catalog.version(row.model, row.stable).stage == "rejected":
+            return Command("complete", self._actor, f"version {row.stable} was rejected: nothing to wait for")
+        for pointer in self._catalog.aliases(row.model):
+            is_later = pointer.generation > (row.settled_generation or 0)
+            if pointer.alias == row.alias and pointer.version == row.stable and is_later:
+                return Command("abort", self._actor, f"{row.alias} was moved back to version {row.stable}")
+        return None
+
     def follow(self, model: str, stable: int, to: int, alias: str, generation: int) -> Doc:
         """Begins a rollout for an alias that was moved, with the default plan. The same move again begins none."""
         plan = _read_plan(None)

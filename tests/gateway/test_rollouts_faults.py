@@ -323,6 +323,16 @@ class TestOldVersionRejectedAfterThePromotion:
         assert house.gateway.models.ready == {2}
 
 
+def test_an_alias_that_is_moved_back_after_the_promotion_is_a_rollback(house: House) -> None:
+    id = promoted(house)
+    house.catalog.move_alias(MODEL, "champion", 1, actor="bob")
+    house.turn()
+    assert (house.state(id), house.champion, house.gateway.plane.weight) == ("rolled_back", 1, 0.0)
+    house.turn(2)
+    assert (house.gateway.models.ready, house.champion) == ({1}, 1)
+    assert house.catalog.verify_audit() is None
+
+
 def test_time_that_two_leaders_have_seen_counts_once(tmp_path: Path) -> None:
     house = House(tmp_path, gateways=2)
     id = house.begin()
