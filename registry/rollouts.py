@@ -139,6 +139,11 @@ class RolloutStore:
             found = select(audit).where(audit.c.target == rollout_target(id)).order_by(audit.c.seq)
             return [entry_of(row) for row in connection.execute(found)]
 
+    def begun(self, key: str, model: str, canary: int, alias: str, plan: Doc) -> RolloutRow | None:
+        """What this request key has begun already. Raises RequestKeyReused when that was something else."""
+        with self._database.reading() as connection:
+            return _begun_by(connection, key, model, canary, alias, plan)
+
     # Changing
 
     def start(self, new: NewRollout, actor: str, *, reason: str = "") -> RolloutRow:
@@ -337,14 +342,18 @@ def settled_generations(connection: Connection) -> dict[tuple[str, str], int]:
 def _begun_before(connection: Connection, new: NewRollout) -> RolloutRow | None:
     if new.proposed_generation is not None:
         return _of_proposal(connection, new.model, new.alias, new.proposed_generation)
-    if not new.request_key:
-        return None
-    found = connection.execute(select(rollouts).where(rollouts.c.request_key == new.request_key)).first()
+    return _begun_by(connection, new.request_key, new.model, new.canary, new.alias, new.plan)
+
+
+def _begun_by(
+    connection: Connection, key: str, model: str, canary: int, alias: str, plan: Doc
+) -> RolloutRow | None:  # fmt: skip
+    found = connection.execute(select(rollouts).where(rollouts.c.request_key == key)).first() if key else None
     if found is None:
         return None
     row = _row(found)
-    if (row.model, row.canary, row.alias) != (new.model, new.canary, new.alias) or row.plan != new.plan:
-        raise RequestKeyReused(new.request_key)
+    if (row.model, row.canary, row.alias) != (model, canary, alias) or row.plan != plan:
+        raise RequestKeyReused(key)
     return row
 
 

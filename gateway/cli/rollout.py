@@ -15,7 +15,7 @@ from gateway.cli.failure import CommandFailed, ExitCode
 from gateway.cli.options import AdminUrl, AsJson, Config, DataDir, Reason, TokenFile, messages, output, print_json
 from gateway.cli.registry import Model, complete_version, told
 from gateway.cli.rollout_access import Doc, Rollouts, open_rollouts
-from gateway.cli.rollout_report import decided, outcome_of, to_junit
+from gateway.cli.rollout_report import Outcome, decided, outcome_of, to_junit
 from gateway.cli.rollout_view import style_of, to_history, to_list, to_view
 from gateway.cli.token import duration
 
@@ -26,6 +26,8 @@ rollout = typer.Typer(
     pretty_exceptions_enable=False,
 )
 POLL_SECONDS = 0.5
+LATE_LOOKS = 20
+"""After so many, what waited for the end of another rollout has not begun, and will not."""
 
 Plan = Annotated[Path | None, typer.Option(help="YAML or JSON with the steps and guards; there is a default.")]
 Id = Annotated[str | None, typer.Option("--id", help="Another rollout of the model than the newest.")]
@@ -59,9 +61,11 @@ def start(
     with open_rollouts(data_dir, admin_url, token_file, config) as rollouts:
         begun = rollouts.start(name, to, alias=alias, plan=document, reason=reason, key=key)
         if wait:
-            raise typer.Exit(_wait(rollouts, begun, seconds, junit, as_json))
+            raise typer.Exit(_wait(rollouts, begun, to, seconds, junit, as_json))
     if as_json:
         print_json(begun)
+    elif begun["to"] != to:
+        output().print(f"Version {to} of {name} waits for the end of rollout {begun['id']}.")
     else:
         text = f"Rollout {begun['id']} of {name}: version {begun['from']} → {begun['to']}."
         output().print(f"{text} `sluice rollout watch {escape(name)}` follows it.")
@@ -180,24 +184,44 @@ def follow(rollouts: Rollouts, document: Doc, until: float | None, show: Callabl
         show(document)
         if outcome_of(document) is not None or _is_over(until):
             return document
-        time.sleep(POLL_SECONDS)
-        try:
-            with told():
-                document = rollouts.get(id)
-        except CommandFailed as failure:
-            if failure.exit_code != ExitCode.UNAVAILABLE or _is_over(until):
-                raise
+        document = _ask(lambda: rollouts.get(id), document, until)
+
+
+def wait_for_turn(rollouts: Rollouts, document: Doc, to: int, until: float | None) -> Doc:
+    """The rollout to that version, when it has begun: it may have to wait for the end of the one in `document`."""
+    model, looks = document["model"], 0
+    while document["to"] != to and not _is_over(until):
+        document = _ask(lambda: find(rollouts, model, None), document, until)
+        looks += not document["active"] and document["to"] != to
+        if looks > LATE_LOOKS:
+            raise CommandFailed(f"version {to} of {model} waited for rollout {document['id']}, and cannot begin")
+    return document
+
+
+def _ask(ask: Callable[[], Doc], before: Doc, until: float | None) -> Doc:
+    """After a while; what was known before when nobody answers."""
+    time.sleep(POLL_SECONDS)
+    try:
+        with told():
+            return ask()
+    except CommandFailed as failure:
+        if failure.exit_code != ExitCode.UNAVAILABLE or _is_over(until):
+            raise
+        return before
 
 
 def _is_over(until: float | None) -> bool:
     return until is not None and time.monotonic() >= until
 
 
-def _wait(rollouts: Rollouts, document: Doc, seconds: float | None, junit: Path | None, as_json: bool) -> int:
+def _wait(
+    rollouts: Rollouts, document: Doc, to: int, seconds: float | None, junit: Path | None, as_json: bool
+) -> int:  # fmt: skip
     began = time.monotonic()
     until = None if seconds is None else began + seconds
-    last = follow(rollouts, document, until, lambda document: None)
-    outcome = decided(last)
+    begun = wait_for_turn(rollouts, document, to, until)
+    last = follow(rollouts, begun, until, lambda document: None)
+    outcome = decided(last) if last["to"] == to else Outcome.INCONCLUSIVE
     if junit is not None:
         junit.write_bytes(to_junit(last, outcome, time.monotonic() - began))
     if as_json:

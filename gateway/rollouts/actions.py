@@ -16,14 +16,16 @@ CommandKind = Literal["pause", "resume", "promote", "abort", "target", "complete
 
 @dataclass(frozen=True)
 class Command:
-    """What an operator wants. `version` of a new target, and `plan` as it was asked for with it, None for the default;
-    `by` and `reason` end up in the status. `complete` ends the wait after a promotion, whoever sees that it is void."""
+    """What an operator wants. `version` of a new target, and the `plan` (None: the default) and request `key` that it
+    was asked for with; `by` and `reason` end up in the status. `complete` ends the wait after a promotion, for whoever
+    sees that it is void."""
 
     kind: CommandKind
     by: str = ""
     reason: str = ""
     version: int | None = None
     plan: Mapping[str, Any] | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -292,9 +292,8 @@ class RolloutController:
         if (elsewhere := self._applied.moved_alias(follower)) is not None:
             return follower.give_way(elsewhere, ACTOR, now)
         if follower.status.state is State.TERMINATING:
-            old = await self._thread(lambda: self._open_catalog().version(row.model, row.stable))
-            if old.stage == "rejected":
-                return follower.complete(ACTOR, f"version {row.stable} was rejected: nothing to wait for", now)
+            command = await self._service(lambda service: service.after_promotion(row))
+            return None if command is None else follower.obey(command, now)
         return None
 
     async def _carry_out(self, follower: Follower, decision: Decision) -> None:

@@ -159,8 +159,7 @@ class Follower:
 
     def abort(self, actor: str, reason: str, now: float) -> Decision:
         """Of whatever the catalog says now."""
-        command = Command("abort", actor, reason)
-        return decide(self.plan, self._status, self.evidence, _UNREADY, now, command=command)
+        return self.obey(Command("abort", actor, reason), now)
 
     def give_way(self, version: int, actor: str, now: float) -> Decision:
         """Somebody has moved the alias to another version: where the promotion was done it is over, else it fails."""
@@ -170,7 +169,9 @@ class Follower:
 
     def complete(self, actor: str, reason: str, now: float) -> Decision:
         """Of one that is promoted: nobody waits for the old version any longer."""
-        command = Command("complete", actor, reason)
+        return self.obey(Command("complete", actor, reason), now)
+
+    def obey(self, command: Command, now: float) -> Decision:
         return decide(self.plan, self._status, self.evidence, _UNREADY, now, command=command)
 
     def owe(self, decision: Decision, actor: str, action: str = "", reason: str = "") -> None:

@@ -184,12 +184,13 @@ def _retarget(plan: Plan, status: Status, command: Command, by: str) -> Status:
     if command.version == status.canary and status.queued is None:
         return status
     serves = status.canary if status.is_promoted else status.stable
-    is_other = command.version not in (status.canary, serves)
-    if plan.on_new_target == "queue" or command.version == status.canary:
-        return replace(
-            status, queued=command.version if is_other else None, queued_plan=command.plan if is_other else None
-        )
-    status = replace(status, queued=None, queued_plan=None)  # whoever asks for it begins it
+    nothing = replace(status, queued=None, queued_plan=None, queued_key="")
+    if command.version == status.canary:
+        return nothing
+    if plan.on_new_target == "queue":
+        waits = replace(status, queued=command.version, queued_plan=command.plan, queued_key=command.key)
+        return nothing if command.version == serves else waits
+    status = nothing  # whoever asks for it begins it
     if status.state is State.TERMINATING:
         return replace(status, state=State.PROMOTED)
     return roll_back(status, "superseded", f"version {command.version} asked for by {by}")

@@ -57,7 +57,8 @@ class RolloutService:
         self, model: str, to: int, *, alias: str | None, plan: Mapping[str, Any] | None, reason: str, key: str
     ) -> Doc:
         """Begins a rollout of what the alias points at (the one that the model is served by, unless told) to a version.
-        One that is under way gives way, or has this one wait, as its own plan says.
+        One that is under way gives way, or has this one wait, as its own plan says. The same key again gives the one
+        that it began, whatever has become of it.
 
         Raises:
             ProblemError: the plan makes no sense or names outputs that are not there, the model is served by no alias,
@@ -66,6 +67,8 @@ class RolloutService:
         """
         read = _read_plan(plan)
         by = self._alias(model, alias)
+        if (before := self._store.begun(key, model, to, by.alias, to_plain(read))) is not None:
+            return self._document(before)
         reasons = may_serve(self._catalog.version(model, to), self._catalog.model(model).approval, is_signed_by)
         if reasons:
             raise _refused(f"version {to} may not be served: {'; '.join(reasons)}")
@@ -76,10 +79,21 @@ class RolloutService:
         newest, *_ = self._store.of_model(ended.model, limit=1)
         if newest.id == ended.id and status.queued is not None:
             reason = f"waited for the end of rollout {ended.id}"
-            key = f"after {ended.id}"
+            key = status.queued_key or f"after {ended.id}"
             self.start(
                 ended.model, status.queued, alias=ended.alias, plan=status.queued_plan, reason=reason, key=key
             )
+
+    def after_promotion(self, row: RolloutRow) -> Command | None:
+        """What others have decided while the old version is still loaded: that there is no way back to it, or, by
+        moving the alias, that it is to serve again."""
+        if self._catalog.version(row.model, row.stable).stage == "rejected":
+            return Command("complete", self._actor, f"version {row.stable} was rejected: nothing to wait for")
+        for pointer in self._catalog.aliases(row.model):
+            is_later = pointer.generation > (row.settled_generation or 0)
+            if pointer.alias == row.alias and pointer.version == row.stable and is_later:
+                return Command("abort", self._actor, f"{row.alias} was moved back to version {row.stable}")
+        return None
 
     def follow(self, model: str, stable: int, to: int, alias: str, generation: int) -> Doc:
         """Begins a rollout for an alias that was moved, with the default plan. The same move again begins none."""
@@ -121,7 +135,7 @@ class RolloutService:
                 other = self._store.get(error.id)
                 if other.canary == to:
                     raise
-                other = self._carry_out(other, Command("target", self._actor, reason, to, to_plain(plan)))
+                other = self._carry_out(other, Command("target", self._actor, reason, to, to_plain(plan), key))
                 if other.is_active:
                     return other  # the new one waits for its end
         raise _refused(f"the rollouts of {model} change too quickly")

@@ -74,6 +74,8 @@ class Status:
     """The version to roll out next."""
     queued_plan: Mapping[str, Any] | None = None
     """By which plan, as somebody wrote it; None: the default."""
+    queued_key: str = ""
+    """The request key of whoever asked for it."""
     reason: str = ""
     """Of the state: in words, for people."""
     rule: str = ""

@@ -168,6 +168,49 @@ class TestWatch:
         assert shell.run("watch", MODEL).exit_code == Outcome.ROLLED_BACK
 
 
+class TestStartThatWaitsItsTurn:
+    @pytest.fixture(autouse=True)
+    def _first(self, shell: Shell) -> None:
+        shell.begin(2, PLAN | {"onNewTarget": "queue"})
+
+    def start(self, shell: Shell, tmp_path: Path, *more: str) -> Result:
+        plan = tmp_path / "plan.json"
+        plan.write_text(json.dumps(PLAN))
+        return shell.run("start", MODEL, "--to", "3", "--plan", str(plan), "--key", "build 7", *more)
+
+    def test_says_so(self, shell: Shell, tmp_path: Path) -> None:
+        assert "Version 3 of fraud waits" in self.start(shell, tmp_path).stdout
+
+    def test_with_wait_is_not_taken_for_the_rollout_before_it(
+        self, shell: Shell, tmp_path: Path, meanwhile: Any
+    ) -> None:
+        def go_on() -> None:
+            if shell.service.of_model(MODEL)[0]["to"] == 3:
+                shell.gateway.plane.traffic(10, failed=5)
+            shell.serve(8)
+
+        meanwhile(go_on)
+        ended = self.start(shell, tmp_path, "--wait", "--json")
+        assert ended.exit_code == Outcome.ROLLED_BACK, ended.output
+        assert [one["outcome"] for one in shell.service.of_model(MODEL)] == ["rolled-back", "promoted"]
+        again = self.start(shell, tmp_path, "--json")
+        assert json.loads(again.stdout)["id"] == json.loads(ended.stdout)["id"], "the same key is the same rollout"
+
+    def test_with_wait_fails_when_it_cannot_begin_any_more(self, shell: Shell, tmp_path: Path, meanwhile: Any) -> None:
+        def go_on() -> None:
+            if shell.catalog.version(MODEL, 3).stage != "rejected":
+                shell.catalog.reject(MODEL, 3, "bob")
+                shell.service.command(shell.service.of_model(MODEL)[0]["id"], "abort", None, "")
+            shell.turn()
+
+        meanwhile(go_on)
+        assert "cannot begin" in str(self.start(shell, tmp_path, "--wait").exception)
+
+    def test_that_runs_out_of_time_is_inconclusive(self, shell: Shell, tmp_path: Path, meanwhile: Any) -> None:
+        meanwhile(shell.turn)
+        assert self.start(shell, tmp_path, "--wait", "--timeout", "1s").exit_code == Outcome.INCONCLUSIVE
+
+
 def test_a_rollout_is_started_and_steered_over_a_data_folder(shell: Shell, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))

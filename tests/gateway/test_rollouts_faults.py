@@ -238,6 +238,16 @@ class TestQueued:
         assert caplog.text.count("cannot begin") == 1
 
 
+def test_the_same_key_again_finds_the_rollout_that_it_began_though_that_is_over(house: House) -> None:
+    asked = {"alias": None, "plan": PLAN, "reason": "", "key": "build 7"}
+    id = house.service.start(MODEL, 2, **asked)["id"]
+    house.turn(3)
+    house.service.command(id, "promote", None, "")
+    house.turn(20)
+    again = house.service.start(MODEL, 2, **asked)
+    assert (again["id"], again["outcome"], again["active"]) == (id, "promoted", False)
+
+
 class TestLabels:
     PLAN = PLAN | {"guards": {"labels": {}}}
     WRONG = tuple(Label(str(number), 2, False, None) for number in range(3))
@@ -311,6 +321,16 @@ class TestOldVersionRejectedAfterThePromotion:
         assert (house.state(id), house.champion) == ("promoted", 2)
         assert "nothing to go back to" in house.service.get(id)["reason"]
         assert house.gateway.models.ready == {2}
+
+
+def test_an_alias_that_is_moved_back_after_the_promotion_is_a_rollback(house: House) -> None:
+    id = promoted(house)
+    house.catalog.move_alias(MODEL, "champion", 1, actor="bob")
+    house.turn()
+    assert (house.state(id), house.champion, house.gateway.plane.weight) == ("rolled_back", 1, 0.0)
+    house.turn(2)
+    assert (house.gateway.models.ready, house.champion) == ({1}, 1)
+    assert house.catalog.verify_audit() is None
 
 
 def test_time_that_two_leaders_have_seen_counts_once(tmp_path: Path) -> None:
