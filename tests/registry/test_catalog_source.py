@@ -253,22 +253,6 @@ def test_attempts_at_a_store_that_is_away_become_rarer(house: House):
     assert 8 <= len(house.store.fetched) <= 14
 
 
-def test_a_database_that_is_away_is_unavailable_and_changes_nothing(house: House):
-    house.publish("one")
-    source = house.start()
-    settling = Settling()
-    settling.observe(source.scan())
-    house.publish("two")
-    source._catalog, house.is_database_down = None, True  # as when every connection is lost
-    for _ in range(3):
-        with pytest.raises(SourceUnavailable, match="connection refused"):
-            source.scan()
-    assert not source.health().is_reachable
-    house.is_database_down = False
-    assert numbers(source.scan()) == [2]
-    assert source.health().is_reachable
-
-
 def test_a_restart_without_the_database_serves_what_was_served_last(house: House):
     house.publish("one", alias="champion", config_text="max_batch_size: 1")
     house.publish("two")

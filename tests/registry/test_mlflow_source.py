@@ -140,46 +140,6 @@ def test_files_at_another_place_are_not_fetched(house: House, name: str):
     assert "its files are at s3: only what the server hands out is fetched" in reasons(snapshot)
 
 
-@pytest.mark.parametrize("is_restarted", [False, True])
-def test_other_bytes_under_the_same_version_are_refused(house: House, name: str, is_restarted: bool):
-    house.server.register(name, files(b"one"))
-    source = house.start(f"{name}/1")
-    (folder,) = [each.path for each in source.scan().models[name].versions.values()]
-    house.server.upload(f"{house.server.root}/model.onnx", b"two")
-    pinned = source.replica._pinned[name, 1].files
-    source.cache.discard(pinned)
-    assert not folder.exists()
-    house.clock.now += 60
-    if is_restarted:
-        source = house.start(f"{name}/1")
-    snapshot = source.scan()
-    assert snapshot.models[name].versions == {}
-    assert "should have digest" in reasons(snapshot)
-    assert source.health().counts["lies"] >= 1
-
-
-@pytest.mark.parametrize("limits", [{"max_files": 2}, {"max_version_bytes": 2}])
-def test_too_much_is_refused(house: House, name: str, limits: dict[str, int]):
-    house.server.register(name, files(b"1", **{"a.bin": b"a", "b.bin": b"b"}))
-    assert "at most" in reasons(house.start(f"{name}/1", **limits).scan())
-
-
-def test_a_restart_while_the_server_is_away_serves_what_was_served_last(house: House, name: str):
-    house.server.register(name, files(b"1"))
-    before = house.start(f"{name}/1").scan()
-    house.server.stop()
-    try:
-        source = house.start(f"{name}/1")
-        snapshot = source.scan()
-        assert snapshot.models == before.models
-        assert "served from the cache" in reasons(snapshot)
-        with pytest.raises(SourceUnavailable):
-            source.scan()
-    finally:
-        house.server.start()
-    assert source.scan().models == before.models
-
-
 def test_names_and_passwords_are_those_of_mlflows_own_variables(tmp_path: Path):
     variables = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "key-for-tests", "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth")}
     (tmp_path / "auth").write_text(

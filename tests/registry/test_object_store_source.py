@@ -168,14 +168,6 @@ def test_names_that_no_file_may_have_are_refused_and_nothing_is_written(bucket: 
     assert "refused" in reasons(snapshot)
 
 
-@pytest.mark.parametrize("limits", [{"max_files": 2}, {"max_version_bytes": 5}])
-def test_too_much_is_refused_before_it_is_fetched(bucket: Bucket, limits: Mapping[str, int]):
-    bucket.put({f"a/1/{number}.bin": "xx" for number in range(3)})
-    snapshot = bucket.start(**limits).scan()
-    assert listed(snapshot, "a") == {}
-    assert "at most" in reasons(snapshot)
-
-
 def test_a_configuration_that_cannot_be_read_is_passed_on_as_it_is(bucket: Bucket):
     bucket.put({"a/1/model.onnx": "a1", "a/config.pbtxt": "nonsense ]["})
     assert bucket.start().scan().models["a"].config == b"nonsense ]["
@@ -200,26 +192,6 @@ def test_a_model_that_is_gone_is_not_listed(bucket: Bucket):
     source.scan()
     obstore.delete(bucket.client, "a/1/model.onnx")
     assert list(source.scan().models) == ["b"]
-
-
-def test_a_restart_while_the_bucket_is_away_serves_what_was_served_last(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-):
-    bucket.put({"a/1/model.onnx": "a1", "a/labels.txt": "one"})
-    before = bucket.start().scan()
-    monkeypatch.setattr("registry.object_artifacts.RETRY_SECONDS", 1)
-    bucket.server.stop()
-    try:
-        source = bucket.start()
-        snapshot = source.scan()
-        assert snapshot.models == before.models
-        assert "served from the cache" in reasons(snapshot)
-        with pytest.raises(SourceUnavailable) as caught:
-            source.scan()
-        assert "test-secret" not in str(caught.value)
-    finally:
-        bucket.server.start()
-    assert source.scan().models == before.models
 
 
 def test_what_the_source_forgets_settling_keeps_on_trying(bucket: Bucket):
