@@ -173,6 +173,8 @@ cdef class Dispatcher(LoopIntake):
             x.reason = b"EXPIRED"
             self.refuse(x, d.meters, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
             return
+        if x.rollout is not None and x.deadline > 0 and (<Rollout>x.rollout).retries:
+            x.patience = now + (x.deadline - now) / 2
         reason = d.queue.offer(x, now, d.backlog(now), 1 if len(d.lanes) == 0 else <int>len(d.lanes))
         if reason != ADMITTED:
             if x.arm >= 0 and self.turn(x, d, OK, now):
@@ -228,7 +230,7 @@ cdef class Dispatcher(LoopIntake):
         if not is_copy(x):  # nobody waits for copies, so they take nobody's place
             self.in_flight += 1
         if x.deadline > 0:
-            self.arm(x.deadline)
+            self.arm(x.patience if x.patience > 0 else x.deadline)
         if not d.dirty:
             d.dirty = True
             self.dirty.append(d)
@@ -381,6 +383,7 @@ cdef class Dispatcher(LoopIntake):
         x.answer_header_length = -1
         x.shed = 0
         x.solo = False
+        x.patience = 0.0
         x.counted = False
         x.rollout = None
         x.arm = -1
