@@ -40,7 +40,9 @@ cdef struct Member:
 cdef class BatchQueue:
     cdef readonly int64_t rows, nbytes, count   # what is queued now
     cdef readonly ServiceTime service_time
-    cdef Exchange dropped                       # chain (by `next`) of what take/expire turned away; caller empties it
+    # A chain (by `next`) of what take and expire turned away, and, with code OK, of what an arm has no more time for.
+    # The caller empties it.
+    cdef Exchange dropped
     cdef Exchange dropped_last
 
     cdef readonly int64_t max_batch_size, max_rows, max_bytes

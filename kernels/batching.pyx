@@ -369,6 +369,11 @@ cdef class BatchQueue:
             if now + self.expected(exchange.rows) > exchange.deadline:
                 self.drop(exchange, line, fifo, PREDICTED_WAIT, now)
                 return True
+            if exchange.arm >= 0 and 0 < exchange.patience <= now:
+                self.leave(exchange, line, fifo)
+                (<Fifos>self.lines[line]).settle(fifo, True)
+                self.add_dropped(exchange)
+                return True
         cdef Policy* policy = &self.policies[line // STANDINGS + 1]
         if line % STANDINGS == WAITING and policy.timeout > 0 and exchange.queued + policy.timeout <= now:
             if policy.delays:
@@ -495,6 +500,8 @@ cdef class BatchQueue:
     cdef double expiry(self, Exchange exchange, size_t line) noexcept:
         cdef double timeout = self.policies[line // STANDINGS + 1].timeout
         cdef double when = exchange.deadline if exchange.deadline > 0 else INFINITY
+        if exchange.patience > 0 and exchange.arm >= 0:
+            when = min(when, exchange.patience)
         if timeout > 0 and line % STANDINGS == WAITING:
             when = min(when, exchange.queued + timeout)
         return when

@@ -68,4 +68,8 @@ cdef class Deployment:
     cdef void abandon(self, Exchange x, double now) noexcept
     cdef void withdraw(self, Exchange x, double now) noexcept
     cdef void expire(self, double now) noexcept
-    cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now)
+    cdef Exchange end_late(self, Lane lane, int slot, Exchange before, Exchange x, double now)
+    cdef Exchange stand_in(self, Exchange x)
+    cdef void replace(self, Lane lane, int slot, Exchange before, Exchange other)
+    cdef Exchange lose_patience(self, Lane lane, int slot, Exchange before, Exchange x, double now)
+    cdef cbool hand_over(self, Exchange x, double now) noexcept

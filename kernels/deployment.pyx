@@ -224,6 +224,12 @@ cdef class Deployment:
         while x is not None:
             following = x.next
             x.next = None
+            if x.code == OK and x.sink is not None:
+                if not self.hand_over(x, now):
+                    self.put_back(x, now)
+                    self.loop.arm(now)  # a lane may be free for it
+                x = following
+                continue
             if x.shed:
                 self.meters.shed(x.shed)
             self.meters.failed(REJECTED, now - x.arrived)
@@ -511,13 +517,16 @@ cdef class Deployment:
                 while x is not None:
                     if x.sink is not None and x.deadline > 0:
                         if x.deadline <= now:
-                            x = self.stand_in(lane, slot, before, x, now)
-                        else:
-                            self.loop.arm(x.deadline)
+                            x = self.end_late(lane, slot, before, x, now)
+                        elif 0 < x.patience <= now:
+                            x = self.lose_patience(lane, slot, before, x, now)
+                        if x.deadline > 0:
+                            self.loop.arm(x.patience if x.patience > 0 else x.deadline)
                     before = x
                     x = x.next
 
-    cdef Exchange stand_in(self, Lane lane, int slot, Exchange before, Exchange x, double now):
+    cdef Exchange stand_in(self, Exchange x):
+        # What takes the place of one that runs but is answered already: its rows run on, and nobody waits for them.
         cdef Exchange other = self.loop.acquire(None, 0, x.protocol)
         other.stage = RUNNING
         other.owner = self
@@ -525,14 +534,53 @@ cdef class Deployment:
         other.rows, other.batched, other.outputs_mask = x.rows, x.batched, x.outputs_mask
         other.attempts = x.attempts
         other.next = x.next
+        self.in_flight += 1
+        self.loop.in_flight += 1
+        x.next = None
+        return other
+
+    cdef void replace(self, Lane lane, int slot, Exchange before, Exchange other):
         if before is None:
             lane.running[slot] = other
         else:
             before.next = other
-        self.in_flight += 1
-        self.loop.in_flight += 1
-        x.next = None
+
+    cdef Exchange end_late(self, Lane lane, int slot, Exchange before, Exchange x, double now):
+        cdef Exchange other = self.stand_in(x)
+        self.replace(lane, slot, before, other)
         x.fail(DEADLINE_EXCEEDED, <string>b"Request timeout expired")
         self.meters.failed(OTHER, now - x.arrived)
         self.answer(x, now)
         return other
+
+    cdef Exchange lose_patience(self, Lane lane, int slot, Exchange before, Exchange x, double now):
+        # Half of its time is over while it runs. That is evidence against stable as much as against an arm, so that a
+        # version no worse than stable does not fail more often; but only an arm's request has somewhere else to go.
+        cdef Exchange other
+        if x.counted and x.started < x.patience:
+            x.code = DEADLINE_EXCEEDED
+            self.count(x, now)
+            x.code = OK
+        x.patience = 0.0
+        if x.arm < 0:
+            return x
+        other = self.stand_in(x)
+        if self.hand_over(x, now):
+            self.replace(lane, slot, before, other)
+            return other
+        x.next = other.next
+        self.in_flight -= 1
+        self.loop.in_flight -= 1
+        self.loop.release(other)
+        return x
+
+    cdef cbool hand_over(self, Exchange x, double now) noexcept:
+        # An arm has had its half of the request's time: stable gets the other. False: it stays, as it was.
+        x.patience = 0.0
+        x.fail(DEADLINE_EXCEEDED, <string>b"Request timeout expired")
+        if self.move(x, now):
+            self.meters.failed(OTHER, now - x.arrived)
+            return True
+        x.code = OK
+        x.message.clear()
+        return False

@@ -47,5 +47,6 @@ cdef class Dispatcher(LoopIntake):
     cdef int tell(self) except -1
     cdef void refuse_unrouted(self, Exchange x, int miss, double now) noexcept
     cdef void refuse_expired(self, Exchange x, double now) noexcept
+    cdef void refuse_raised(self, Exchange x, object raised, double now) noexcept
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept
     cdef void reply(self, Exchange x) noexcept

@@ -6,9 +6,9 @@ from libcpp.string cimport string
 
 from kernels.batching cimport ADMITTED, EXPIRED, QUEUE_ROWS
 from kernels.deployment cimport Deployment
-from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, FAILED_PRECONDITION, GRPC, INVALID_ARGUMENT,
-                               NOT_FOUND, OK, PARKED, QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING, UNAVAILABLE,
-                               Exchange, ReplySink)
+from kernels.exchange cimport (ANSWERED, CANCELLED, DEADLINE_EXCEEDED, FAILED_PRECONDITION, GRPC, INTERNAL,
+                               INVALID_ARGUMENT, NOT_FOUND, OK, PARKED, QUEUED, RECEIVING, RESOURCE_EXHAUSTED, RUNNING,
+                               UNAVAILABLE, Exchange, ReplySink)
 from kernels.infer cimport Attribute, WireError, clipped, kMaxRank, string_view
 from kernels.lanes cimport kLaneTensors
 from kernels.loop cimport LoopIntake, monotonic
@@ -118,8 +118,8 @@ cdef class Dispatcher(LoopIntake):
                 x.reason = b"MALFORMED_REQUEST"
                 self.refuse(x, self.unrouted, error.code, error.text, now)
                 return
-        except MemoryError:
-            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
+        except BaseException as raised:
+            self.refuse_raised(x, raised, now)
             return
         self.direct(x, now)
 
@@ -138,8 +138,8 @@ cdef class Dispatcher(LoopIntake):
                     miss = VERSION_NOT_READY
             else:
                 target = route.pick(x.request.version, &miss)
-        except MemoryError:
-            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
+        except BaseException as raised:
+            self.refuse_raised(x, raised, now)
             return
         if target is not None:
             self.route(x, <Deployment>target, now)
@@ -158,8 +158,8 @@ cdef class Dispatcher(LoopIntake):
                 return
             if x.arm >= 0 and d.is_down() and self.turn(x, d, OK, now):
                 return
-        except MemoryError:
-            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
+        except BaseException as raised:
+            self.refuse_raised(x, raised, now)
             return
         if self.in_flight >= self.max_in_flight:
             d.meters.shed(QUEUE_ROWS)
@@ -173,6 +173,8 @@ cdef class Dispatcher(LoopIntake):
             x.reason = b"EXPIRED"
             self.refuse(x, d.meters, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
             return
+        if x.rollout is not None and x.deadline > 0 and (<Rollout>x.rollout).retries:
+            x.patience = now + (x.deadline - now) / 2
         reason = d.queue.offer(x, now, d.backlog(now), 1 if len(d.lanes) == 0 else <int>len(d.lanes))
         if reason != ADMITTED:
             if x.arm >= 0 and self.turn(x, d, OK, now):
@@ -228,7 +230,7 @@ cdef class Dispatcher(LoopIntake):
         if not is_copy(x):  # nobody waits for copies, so they take nobody's place
             self.in_flight += 1
         if x.deadline > 0:
-            self.arm(x.deadline)
+            self.arm(x.patience if x.patience > 0 else x.deadline)
         if not d.dirty:
             d.dirty = True
             self.dirty.append(d)
@@ -381,6 +383,7 @@ cdef class Dispatcher(LoopIntake):
         x.answer_header_length = -1
         x.shed = 0
         x.solo = False
+        x.patience = 0.0
         x.counted = False
         x.rollout = None
         x.arm = -1
@@ -445,6 +448,15 @@ cdef class Dispatcher(LoopIntake):
         # A request that waited for its version, or came to wait, when its time was over.
         x.reason = b"EXPIRED"
         self.refuse(x, self.unrouted, DEADLINE_EXCEEDED, <string>b"Request timeout expired", now)
+
+    cdef void refuse_raised(self, Exchange x, object raised, double now) noexcept:
+        # Nobody further up could answer the request. What is no lack of memory is a bug, and then told as unraisable.
+        if isinstance(raised, MemoryError):
+            self.refuse(x, self.unrouted, RESOURCE_EXHAUSTED, <string>b"no memory for the request", now)
+            return
+        x.reason = b"GATEWAY_FAILED"
+        self.refuse(x, self.unrouted, INTERNAL, <string>b"the gateway failed on the request", now)
+        raise raised
 
     cdef void refuse(self, Exchange x, Meters meters, int code, string message, double now) noexcept:
         # Answers a request that was never queued.

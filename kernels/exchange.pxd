@@ -67,6 +67,7 @@ cdef class Exchange:
     # Rollout: set by `Rollout.divide` for what its weights or rules sent here, cleared when it is handed over.
     cdef object rollout          # that Rollout, or None
     cdef int8_t arm              # which of its arms; -1 for the stable version
+    cdef double patience         # when half of the time that it had when it was admitted is over; 0 when no matter
     cdef cbool counted           # drawn at random and not yet evidence: its end counts
     cdef cbool has_unit
     cdef uint64_t unit           # what it sticks by, hashed

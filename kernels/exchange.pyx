@@ -13,6 +13,7 @@ cdef class Exchange:
         self.rollout = None
         self.pair = None
         self.arm = -1
+        self.patience = 0.0
         self.counted = False
         self.has_unit = False
         self.unit = 0

@@ -62,6 +62,8 @@ class Rollout(Generic[Target]):
         arms: target (None while it is not ready: its share goes to stable), weight, and tally, in order.
         rules: (header in lower case, "exact" | "prefix" | "regex", value, target).
         sticky: kind ("header", "cookie", "parameter") and name, or None.
+        retry: whether stable answers what an arm fails, or has not answered when half of the time that the request had
+            when it was admitted is over. Then the end of that half, while a request runs, is a failure of any version.
         salt: 16 bytes that key the hash of units.
         thresholds: seconds in the engine above which an answer is slow, ascending; empty: none is.
         first_draw: where the sequence of draws begins; by default nobody knows.

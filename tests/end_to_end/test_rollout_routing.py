@@ -81,12 +81,13 @@ class House:
     def traffic(self, protocol: str) -> Traffic:
         return Traffic(protocol, self.port(protocol), "m", ROW)
 
-    def ask(self, protocol: str, headers: dict[str, str], version: str = "") -> str:
+    def ask(self, protocol: str, headers: dict[str, str], version: str = "", seconds: float = 10) -> str:
         """One request; the version that its header or trailing metadata names."""
         if protocol == "http":
             connection = http.client.HTTPConnection(self.gateway.http_url, timeout=10)
             path = f"/v2/models/m/versions/{version}/infer" if version else "/v2/models/m/infer"
             tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+            headers = {"request-timeout": str(seconds), **headers}
             connection.request("POST", path, json.dumps({"inputs": [tensor]}), headers)
             answer = connection.getresponse()
             assert answer.status == 200, answer.read()
@@ -98,7 +99,7 @@ class House:
         with grpc.insecure_channel(self.gateway.grpc_url) as channel:
             call = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
             metadata = [(name.lower(), value) for name, value in headers.items()]
-            _, done = call.with_call(request.SerializeToString(), metadata=metadata, timeout=10)
+            _, done = call.with_call(request.SerializeToString(), metadata=metadata, timeout=seconds)
             return str(dict(done.trailing_metadata())["sluice-model-version"])
 
 
@@ -164,6 +165,23 @@ def test_a_canary_that_hangs_is_seen_by_no_caller(house: House, protocol: str) -
         wait_until(lambda: house.failures()[14] == 1)
         wait_for(traffic, 50)
     assert not traffic.failures
+
+
+def test_a_canary_that_hangs_for_longer_than_a_caller_waits_is_not_seen_by_that_caller(
+    house: House, protocol: str
+) -> None:
+    house.open(models.version_of(2), **{"workers.batch_timeout_seconds": 60})
+    house.steering.ask("m", RolloutRoute(1, (Arm(2, 1.0),), salt=SALT))
+    assert house.ask(protocol, {}) == "2"
+    worker = canary_worker(house)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert house.ask(protocol, {}, seconds=4) == "1"
+        assert house.failures() == {4: 1}
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert house.ask(protocol, {}) == "2"
+    assert house.failures() == {4: 1}
 
 
 def test_a_good_canary_gets_its_share_and_every_answer_names_its_version(house: House, protocol: str) -> None:

@@ -474,12 +474,18 @@ def test_inputs_are_bound_afresh_to_stable_whatever_the_arm_made_of_their_order_
     assert answer.values == [[10, 12]]
 
 
+def pass_time(moment):
+    while time.monotonic() <= moment:
+        pass
+
+
 def test_past_its_deadline_nothing_is_retried():
     pair = Pair()
-    answer = pair.send(deadline=time.monotonic() + 0.02)
+    deadline = time.monotonic() + 0.02
+    answer = pair.send(deadline=deadline)
     pair.settle()
-    while answer.code is None:
-        pair.dispatcher.on_timer()
+    pass_time(deadline)
+    pair.dispatcher.on_timer()
     pair.settle()
     assert answer.code == DEADLINE
     assert pair.failures == [(True, 1, DEADLINE)]
@@ -493,14 +499,139 @@ def test_a_request_that_expired_before_the_arm_ran_it_is_no_event():
     pair.settle()
     second = pair.send([[2, 2]] * 8)
     pair.settle()
-    late = pair.send([[3, 3]] * 8, deadline=time.monotonic() + 0.02)
+    deadline = time.monotonic() + 0.02
+    late = pair.send([[3, 3]] * 8, deadline=deadline)
     pair.settle()
-    while late.code is None:
-        pair.dispatcher.on_timer()
-        pair.settle()
+    pass_time(deadline)
+    pair.dispatcher.on_timer()
+    pair.settle()
     assert (late.code, pair.failures) == (DEADLINE, [])
     pair.finish()
     assert (first.code, second.code) == (OK, OK)
+
+
+# A deadline half of which is over
+
+AHEAD = 0.4
+
+
+def send_in_a_hurry(pair, values=((1, 1),)):
+    """The answer, and the moment when half of its time is over."""
+    answer = pair.send(values, deadline=time.monotonic() + AHEAD)
+    pair.settle()
+    return answer, time.monotonic() + AHEAD / 2
+
+
+def wait_until_half_is_over(pair, half):
+    while (left := half - time.monotonic()) >= 0:
+        if select.select([pair.dispatcher.timer], [], [], left)[0]:
+            pair.dispatcher.on_timer()
+    pair.settle()
+
+
+def test_what_an_arm_has_not_answered_when_half_of_the_time_is_over_is_answered_by_stable():
+    pair = Pair()
+    answer, half = send_in_a_hurry(pair)
+    pair.dispatcher.on_timer()
+    assert not pair.work(pair.stable)
+    wait_until_half_is_over(pair, half)
+    assert pair.failures == [(True, 1, DEADLINE)]
+    assert pair.work(pair.stable)
+    assert (answer.code, answer.body.model_version, answer.values) == (OK, "1", [[2, 2]])
+    assert pair.work(pair.canary)  # its late answer, which nobody sees
+    assert pair.tally.counts() == ("2", 1.0, 1, 0, 1, 0, 1)
+    pair.finish()
+
+
+def test_its_neighbours_in_the_batch_and_the_batch_itself_go_on():
+    pair = Pair()
+    calm = pair.send([[3, 3]])
+    hurried, half = send_in_a_hurry(pair, [[1, 1], [2, 2]])
+    calm_too = pair.send([[4, 4]])
+    wait_until_half_is_over(pair, half)
+    pair.finish()
+    assert [(a.body.model_version, a.values) for a in (calm, hurried, calm_too)] == [
+        ("2", [[6, 6]]), ("1", [[2, 2], [4, 4]]), ("2", [[8, 8]])
+    ]  # fmt: skip
+    assert pair.failures == [(True, 1, DEADLINE)]
+
+
+def test_the_worker_that_dies_afterwards_is_no_second_event():
+    pair = Pair()
+    answer, half = send_in_a_hurry(pair)
+    wait_until_half_is_over(pair, half)
+    pair.die(pair.canary)
+    pair.finish()
+    assert (answer.body.model_version, pair.failures) == ("1", [(True, 1, DEADLINE)])
+
+
+def test_what_waits_in_the_queue_of_an_arm_goes_to_stable_then_and_is_no_event():
+    pair = Pair()
+    ahead = [pair.send([[1, 1]] * 8) for _ in range(2)]
+    pair.settle()
+    answer, half = send_in_a_hurry(pair, [[5, 5]] * 8)
+    wait_until_half_is_over(pair, half)
+    assert pair.work(pair.stable)
+    assert (answer.body.model_version, pair.failures) == ("1", [])
+    pair.finish()
+    assert {each.body.model_version for each in ahead} == {"2"}
+
+
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_what_stable_does_not_take_stays_at_the_arm(is_queued):
+    pair = Pair()
+    pair.stable = pair.bench.deploy("1", [tensor("other")])
+    pair.attach(pair.stable)
+    pair.divide(1.0)
+    if is_queued:
+        for _ in range(2):
+            pair.send([[1, 1]] * 8)
+            pair.settle()
+    answer, half = send_in_a_hurry(pair, [[5, 5]] * 8)
+    wait_until_half_is_over(pair, half)
+    pair.finish()
+    assert (answer.code, answer.body.model_version, answer.values[0]) == (OK, "2", [10, 10])
+
+
+@pytest.mark.parametrize("more", [{"retry": False}, {"canary": {"idempotent": False}}])
+def test_what_may_not_run_twice_stays_at_the_arm(more):
+    pair = Pair(**more)
+    answer, half = send_in_a_hurry(pair)
+    wait_until_half_is_over(pair, half)
+    pair.finish()
+    assert (answer.code, answer.body.model_version) == (OK, "2")
+
+
+def test_stable_is_measured_alike_and_answers_all_the_same():
+    pair = Pair(0.0)
+    answer, half = send_in_a_hurry(pair)
+    wait_until_half_is_over(pair, half)
+    assert pair.failures == [(False, 1, DEADLINE)]
+    pair.finish()
+    assert (answer.code, answer.body.model_version) == (OK, "1")
+    assert pair.tally.counts() == ("2", 0.0, 0, 1, 0, 1, 0)
+
+
+def test_a_caller_who_leaves_after_the_request_has_moved_is_forgotten_by_both():
+    pair = Pair()
+    answer, half = send_in_a_hurry(pair)
+    wait_until_half_is_over(pair, half)
+    answer.call.cancel()
+    pair.finish()
+    assert (answer.code, pair.failures) == (None, [(True, 1, DEADLINE)])
+
+
+def test_a_retiring_arm_is_idle_when_the_late_batch_is_back():
+    pair = Pair()
+    answer, half = send_in_a_hurry(pair)
+    idle = []
+    pair.canary.retire(lambda: idle.append(True))
+    wait_until_half_is_over(pair, half)
+    assert idle == []
+    pair.finish()
+    pair.settle()
+    assert idle == [True]
+    assert answer.body.model_version == "1"
 
 
 # Cancellation and the end of versions
