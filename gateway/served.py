@@ -12,7 +12,7 @@ from gateway.version_group import VersionGroup
 from gateway.workers.instance import Instance
 from gateway.workers.placement import Placement, place
 from gateway.workers.spec import Exit
-from kernels import batching
+from kernels import batching, queue_policy
 from kernels.deployment import Deployment
 from kernels.dispatch import Dispatcher
 from kernels.meters import Meters
@@ -146,10 +146,10 @@ def make_queue(plan: ServingPlan, settings: BatchingSettings) -> batching.BatchQ
     )
 
 
-def _policy(policy: QueuePolicy) -> batching.QueuePolicy:
+def _policy(policy: QueuePolicy) -> queue_policy.QueuePolicy:
     """A request's own timeout counts, unless the operator has set one and did not allow another."""
-    return batching.QueuePolicy(
-        batching.TimeoutAction[policy.timeout_action],
+    return queue_policy.QueuePolicy(
+        queue_policy.TimeoutAction[policy.timeout_action],
         policy.default_timeout_seconds,
         policy.allow_timeout_override or policy.default_timeout_seconds == 0,
         policy.max_queue_size,

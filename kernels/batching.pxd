@@ -6,6 +6,7 @@ from libcpp.vector cimport vector
 
 from kernels.exchange cimport Exchange
 from kernels.fifos cimport Fifo, Fifos
+from kernels.queue_policy cimport Policy
 from kernels.service_time cimport ServiceTime
 
 # Why a request was turned away; the index of the `reason` label of the shed counter.
@@ -24,12 +25,6 @@ cdef enum Standing:
     WAITING = 1
     DELAYED = 2     # its queue timeout passed and the policy says DELAY
     STANDINGS = 3
-
-cdef struct Policy:
-    cbool delays                    # the timeout action is DELAY
-    cbool allows_timeout_override
-    double timeout                  # seconds; 0 for none
-    int64_t max_queue_size          # requests; 0 for no limit
 
 # One request that `gather` has found for the next batch, and the index of its line.
 cdef struct Member:

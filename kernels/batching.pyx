@@ -1,7 +1,4 @@
 # Which requests run together, when, and which are turned away. Knows no clock, no socket and no model.
-from collections import namedtuple
-from enum import IntEnum
-
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -11,7 +8,10 @@ from libcpp.string cimport string
 
 from kernels.exchange cimport DEADLINE_EXCEEDED, INVALID_ARGUMENT, QUEUED, RESOURCE_EXHAUSTED, Exchange
 from kernels.fifos cimport Fifo, Fifos
+from kernels.queue_policy cimport Policy, to_policy
 from kernels.service_time cimport ServiceTime
+
+from kernels.queue_policy import QueuePolicy
 
 cdef enum:
     MESSAGE = 192
@@ -28,15 +28,6 @@ cdef const char* shed_name(int reason) noexcept:
     if reason == QUEUE_BYTES:
         return b"QUEUE_BYTES"
     return b"PREDICTED_WAIT" if reason == PREDICTED_WAIT else b"EXPIRED"
-
-
-class TimeoutAction(IntEnum):
-    REJECT = 0
-    DELAY = 1
-
-
-QueuePolicy = namedtuple("QueuePolicy", "timeout_action default_timeout allow_timeout_override max_queue_size",
-                         defaults=(TimeoutAction.REJECT, 0.0, True, 0))
 
 
 cdef class BatchQueue:
@@ -505,14 +496,3 @@ cdef class BatchQueue:
         if timeout > 0 and line % STANDINGS == WAITING:
             when = min(when, exchange.queued + timeout)
         return when
-
-
-cdef Policy to_policy(object policy) except *:
-    cdef Policy result
-    if not isfinite(policy.default_timeout) or policy.default_timeout < 0 or policy.max_queue_size < 0:
-        raise ValueError(f"a queue policy's limits must not be negative: {policy}")
-    result.delays = TimeoutAction(policy.timeout_action) is TimeoutAction.DELAY
-    result.allows_timeout_override = policy.allow_timeout_override
-    result.timeout = policy.default_timeout
-    result.max_queue_size = policy.max_queue_size
-    return result

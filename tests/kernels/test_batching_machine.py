@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kernels.batching import BatchQueue, QueuePolicy, TimeoutAction
+from kernels.batching import BatchQueue
 from kernels.manual_queue import ManualQueue, Request
+from kernels.queue_policy import QueuePolicy, TimeoutAction
 
 ADMITTED, QUEUE_ROWS, QUEUE_BYTES, PREDICTED_WAIT, EXPIRED = range(5)
 RETURNED, WAITING, DELAYED = range(3)

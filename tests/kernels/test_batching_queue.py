@@ -2,8 +2,9 @@
 
 import pytest
 
-from kernels.batching import BatchQueue, QueuePolicy, TimeoutAction
+from kernels.batching import BatchQueue
 from kernels.manual_queue import ManualQueue, Request
+from kernels.queue_policy import QueuePolicy, TimeoutAction
 
 ADMITTED, QUEUE_ROWS, QUEUE_BYTES, PREDICTED_WAIT, EXPIRED = range(5)
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 3, 4, 8, 14
