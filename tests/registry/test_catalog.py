@@ -348,7 +348,7 @@ class TestDatabase:
         first.close()
         engine = create_engine(database_url)
         with engine.begin() as connection:
-            for table in ("rollout_evidence", "rollouts"):
+            for table in ("rollout_labels", "rollout_evidence", "rollouts"):
                 connection.execute(text(f"DROP TABLE {table}"))
             connection.execute(text("UPDATE head SET schema_version = 1"))
         second = Catalog(database_url)
