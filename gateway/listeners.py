@@ -17,6 +17,8 @@ from gateway.settings import TlsSettings
 _log = logging.getLogger("sluice.listeners")
 
 TICK_SECONDS = 1.0
+TICKS_AT_ONCE = 100
+"""Connections told the time in one go: ten thousand would keep the loop from requests for milliseconds."""
 BACKLOG = 4096
 HANDSHAKE_SECONDS = 10.0
 
@@ -51,6 +53,9 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
+        # Those still to be told the time in this round, and seconds between two portions of it.
+        self._round: list[Connection] = []
+        self._pause = TICK_SECONDS
         self._is_draining = False
         # Set while nothing is connected, so that a drain can wait for it.
         self._empty = asyncio.Event()
@@ -118,10 +123,20 @@ class Listener:
             self._empty.set()
 
     def _tick(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        """One portion of a round, which reaches every connection once in TICK_SECONDS."""
+        if not self._round:
+            self._begin_round()
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+        portion, self._round = self._round[:TICKS_AT_ONCE], self._round[TICKS_AT_ONCE:]
         now = time.monotonic()
-        for connection in tuple(self.connections):
-            connection.tick(now)
+        for connection in portion:
+            if connection in self.connections:  # it may have closed since the round began
+                connection.tick(now)
+
+    def _begin_round(self) -> None:
+        self._round = list(self.connections)
+        portions = max(1, -(-len(self._round) // TICKS_AT_ONCE))
+        self._pause = TICK_SECONDS / portions
         if self._refused:
             _log.warning(
                 "connections refused",
