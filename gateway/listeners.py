@@ -100,6 +100,7 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._round.clear()
         for connection in tuple(self.connections):
             connection.close_now()
 
@@ -127,7 +128,8 @@ class Listener:
         if not self._round:
             self._begin_round()
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
-        portion, self._round = self._round[:TICKS_AT_ONCE], self._round[TICKS_AT_ONCE:]
+        portion = self._round[-TICKS_AT_ONCE:]
+        del self._round[-TICKS_AT_ONCE:]
         now = time.monotonic()
         for connection in portion:
             if connection in self.connections:  # it may have closed since the round began
